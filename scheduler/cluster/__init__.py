@@ -1,0 +1,1 @@
+"""Lease, members and claims: which partitions this replica owns."""

@@ -1,0 +1,1 @@
+"""Routes due triggers to connected streams."""

@@ -1,0 +1,1 @@
+"""Timers, job life cycles and progress of the owned partitions."""

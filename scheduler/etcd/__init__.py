@@ -1,0 +1,1 @@
+"""A small etcd v3 client: ranges, transactions, leases, watches; bytes only."""

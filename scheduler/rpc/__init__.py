@@ -1,0 +1,1 @@
+"""The scheduler's gRPC services: translate, validate, authorise, map errors."""

@@ -1,0 +1,1 @@
+"""The sidecar: Jobs API for an app, delivery of triggers to it."""
