@@ -1,0 +1,266 @@
+"""The hub: due jobs on one side, connected streams on the other (design: delivery; scheduler-service.md 5.3 to 5.5).
+
+It owns the targets, their waiting jobs, and every stream's triggers in flight; all of it is synchronous state of one event
+loop. It knows neither timers nor etcd: the engine offers due jobs and hears of each result.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from scheduler.aio.clock import Clock
+from scheduler.core.lifecycle import Job, State
+from scheduler.delivery.wire import trigger_encoder
+from scheduler.metrics import DeliveryStatistics
+
+_WAITING, _IN_FLIGHT = State.WAITING, State.IN_FLIGHT
+# How many waiting jobs one call sends before other work of the loop gets its turn.
+_FEED_SLICE = 512
+# A stream with this much unsent output takes no further trigger until it has drained: a slow reader holds up its own stream.
+_OUTPUT_MAX_BYTES = 1 << 20
+
+
+class Outlet(Protocol):
+    """What the hub needs of a WatchJobs call (scheduler.http2.server.Call has it)."""
+
+    send_buffered: int
+
+    def send_framed(self, chunk: bytes) -> None:
+        """Queue whole gRPC messages that carry their frames already."""
+
+
+class Target:
+    """An addressee of jobs: the app of a namespace, or an actor type of a namespace. Jobs that no stream can take wait here, in order."""
+
+    __slots__ = ("__weakref__", "feeding", "is_actor", "key", "streams", "turn", "waiting")
+
+    def __init__(self, key: str) -> None:
+        """`key` is the storage key's first three segments: kind, namespace, app id or actor type."""
+        self.key = key
+        self.is_actor = not key.startswith("app||")
+        self.streams: list[Stream] = []
+        self.waiting: deque[Job] = deque()
+        self.turn = 0
+        self.feeding = False
+
+    def pick(self) -> "Stream | None":
+        """The stream with the fewest triggers in flight, in turn among equals; None if none has room."""
+        streams = self.streams
+        count = len(streams)
+        if count == 1:
+            stream = streams[0]
+            return stream if not stream.congested and len(stream.in_flight) < stream.window else None
+        best: Stream | None = None
+        fewest = 1 << 62
+        turn = self.turn = (self.turn + 1) % count if count else 0
+        for index in range(turn - count, turn):
+            stream = streams[index]
+            load = len(stream.in_flight)
+            if load < fewest and load < stream.window and not stream.congested:
+                best, fewest = stream, load
+        return best
+
+
+class Stream:
+    """One WatchJobs stream and the triggers it carries."""
+
+    __slots__ = ("congested", "in_flight", "last_id", "outlet", "output", "output_bytes", "targets", "window")
+
+    def __init__(self, outlet: Outlet, targets: Sequence[Target], window: int) -> None:
+        """Made by `Hub.attach`."""
+        self.outlet = outlet
+        self.targets = targets
+        self.window = window
+        self.in_flight: dict[int, Job] = {}
+        self.last_id = 0
+        self.output: list[bytes] = []
+        self.output_bytes = 0
+        self.congested = False
+
+    def __repr__(self) -> str:
+        names = ",".join(target.key for target in self.targets)
+        return f"<Stream [{names}] in_flight={len(self.in_flight)}/{self.window} last_id={self.last_id} congested={self.congested}>"
+
+
+class Hub:
+    """Routes due jobs to streams."""
+
+    def __init__(
+        self,
+        *,
+        replica: str,
+        settle: Callable[[Job, bool], None],
+        may_fire: Callable[[], bool],
+        clock: Clock,
+        statistics: DeliveryStatistics,
+        window: int,
+    ) -> None:
+        """`settle(job, succeeded)` hears each result; `may_fire()` is asked before each batch; `window`: triggers in flight per stream."""
+        self._encode = trigger_encoder(replica)
+        self._settle = settle
+        self._may_fire = may_fire
+        self._clock = clock
+        self._statistics = statistics
+        self._window = window
+        # Weak: a target lives as long as a job or a stream refers to it.
+        self._targets: WeakValueDictionary[str, Target] = WeakValueDictionary()
+        self._streams: set[Stream] = set()
+        self._dirty: list[Stream] = []
+        self._flush_scheduled = False
+
+    # The engine's side
+
+    def target(self, key: str) -> Target:
+        """The target of that key; whoever routes to it keeps it."""
+        target = self._targets.get(key)
+        if target is None:
+            target = self._targets[key] = Target(key)
+        return target
+
+    def offer(self, job: Job, now_ns: int) -> None:
+        """Send a due job to a stream of its target, or let it wait behind those that wait already. The caller has asked `may_fire`."""
+        target: Target = job.target
+        if not target.waiting:
+            stream = target.pick()
+            if stream is not None:
+                self._send(stream, job, now_ns)
+                return
+        job.state = _WAITING
+        target.waiting.append(job)
+        if not target.streams:
+            self._statistics.undeliverable(target.is_actor)
+
+    def resume(self) -> None:
+        """Firing is allowed again: whoever waits for a stream that has room goes on."""
+        for target in list(self._targets.values()):
+            if target.waiting:
+                self._feed(target)
+
+    def _send(self, stream: Stream, job: Job, now_ns: int) -> None:
+        stream.last_id = delivery_id = stream.last_id + 1
+        stream.in_flight[delivery_id] = job
+        job.state = _IN_FLIGHT
+        job.sent_ns = now_ns
+        job.partition.in_flight += 1
+        framed = self._encode(job, delivery_id)
+        if not stream.output:
+            self._dirty.append(stream)
+            if not self._flush_scheduled:
+                self._flush_scheduled = True
+                asyncio.get_running_loop().call_soon(self.flush)
+        stream.output.append(framed)
+        stream.output_bytes += len(framed)
+        if stream.output_bytes > _OUTPUT_MAX_BYTES:
+            stream.congested = True
+        if not job.attempts:
+            self._statistics.lateness.observe((now_ns - job.fire_ns) * 1e-9)
+        self._statistics.sent += 1
+
+    def flush(self) -> None:
+        """Hand each stream's output of this turn to its connection, in one piece."""
+        self._flush_scheduled = False
+        dirty, self._dirty = self._dirty, []
+        for stream in dirty:
+            output, stream.output, stream.output_bytes = stream.output, [], 0
+            if output:
+                stream.outlet.send_framed(b"".join(output))
+                stream.congested = stream.outlet.send_buffered > _OUTPUT_MAX_BYTES
+
+    def _feed(self, target: Target) -> None:
+        """Send what waits for a target, oldest first, as far as streams have room; long queues go in slices."""
+        waiting = target.waiting
+        if not waiting or not self._may_fire():
+            return
+        now_ns = self._clock.wall_ns()
+        for _ in range(_FEED_SLICE):
+            if not waiting:
+                return
+            job = waiting[0]
+            if job.state is not _WAITING:
+                waiting.popleft()
+                continue
+            stream = target.pick()
+            if stream is None:
+                return
+            waiting.popleft()
+            self._send(stream, job, now_ns)
+        if not target.feeding:
+            target.feeding = True
+            asyncio.get_running_loop().call_soon(self._feed_on, target)
+
+    def _feed_on(self, target: Target) -> None:
+        target.feeding = False
+        self._feed(target)
+
+    # The streams' side
+
+    def attach(self, outlet: Outlet, target_keys: Sequence[str]) -> Stream:
+        """A stream has connected: it takes triggers of these targets from now on, what waits first."""
+        targets = tuple(self.target(key) for key in dict.fromkeys(target_keys))
+        stream = Stream(outlet, targets, self._window)
+        self._streams.add(stream)
+        for target in targets:
+            target.streams.append(stream)
+        for target in targets:
+            self._feed(target)
+        return stream
+
+    def detach(self, stream: Stream) -> None:
+        """A stream is gone: what it had in flight goes back at once, each trigger exactly once, to another stream or to wait."""
+        if stream not in self._streams:
+            return
+        self._streams.discard(stream)
+        for target in stream.targets:
+            target.streams.remove(stream)
+        in_flight, stream.in_flight, stream.output = stream.in_flight, {}, []
+        touched: dict[Target, list[Job]] = {}
+        for job in in_flight.values():
+            job.partition.in_flight -= 1
+            if job.state is _IN_FLIGHT:
+                job.state = _WAITING
+                target = job.target
+                touched.setdefault(target, []).append(job)
+                if not target.streams:
+                    self._statistics.undeliverable(target.is_actor)
+        for target, jobs in touched.items():
+            target.waiting.extendleft(reversed(jobs))
+            self._feed(target)
+
+    def acknowledge(self, stream: Stream, delivery_id: int, succeeded: bool) -> bool:  # noqa: FBT001 - the wire's own two answers
+        """A result came in. False: this stream has no such trigger in flight (unknown, repeated or stale), which harms nothing."""
+        job = stream.in_flight.pop(delivery_id, None)
+        if job is None:
+            return False
+        job.partition.in_flight -= 1
+        target: Target = job.target
+        if job.state is _IN_FLIGHT:
+            self._settle(job, succeeded)
+        if target.waiting:
+            self._feed(target)
+        for other in stream.targets:
+            if other.waiting and other is not target:
+                self._feed(other)
+        return True
+
+    def writable(self, stream: Stream) -> None:
+        """The stream's output has drained: it takes triggers again."""
+        stream.congested = False
+        for target in stream.targets:
+            self._feed(target)
+
+    # For metrics and operators
+
+    @property
+    def stream_count(self) -> int:
+        """Connected WatchJobs streams."""
+        return len(self._streams)
+
+    def in_flight_count(self) -> int:
+        """Triggers sent and not yet answered."""
+        return sum(len(stream.in_flight) for stream in self._streams)
+
+    def waiting_count(self) -> int:
+        """Due jobs that no stream has taken yet (staged), at most: those deleted meanwhile count until they come up."""
+        return sum(len(target.waiting) for target in list(self._targets.values()))

@@ -1,0 +1,75 @@
+"""One owned partition: its jobs, its progress that is not committed yet, and how far its journal has grown."""
+
+from enum import Enum
+from typing import Any
+
+from scheduler.core.lifecycle import Job, State
+from scheduler.etcd.api import WatchHandle
+
+_GONE = State.GONE
+
+
+class Phase(Enum):
+    """A partition's way through its owner's hands."""
+
+    LOADING = "loading"
+    FIRING = "firing"
+    RELEASING = "releasing"  # nothing new is fired; what is in flight may still finish and commit
+    ENDED = "ended"
+
+
+class OwnedPartition:
+    """State of one partition under one epoch. The engine alone changes it; the hub counts `in_flight`."""
+
+    __slots__ = (
+        "drained",
+        "epoch",
+        "finished",
+        "in_flight",
+        "jobs",
+        "journal_batches",
+        "journal_entries",
+        "number",
+        "phase",
+        "sequence",
+        "settled",
+        "watch",
+    )
+
+    def __init__(self, number: int, epoch: int) -> None:
+        """`epoch` is the claim's create revision: the fencing token of every write."""
+        self.number = number
+        self.epoch = epoch
+        self.phase = Phase.LOADING
+        self.jobs: dict[bytes, Job] = {}
+        self.in_flight = 0
+        # Acknowledged and not committed; a job stands here at most once, since it is not fired again before the commit.
+        self.settled: list[Job] = []
+        # Done and committed; their records are still in etcd. By generation, for the checkpoint.
+        self.finished: dict[int, Job] = {}
+        self.sequence = 0
+        self.journal_batches = 0
+        self.journal_entries = 0
+        self.watch: WatchHandle | None = None
+        self.drained: Any = None
+
+    def replace(self, job: Job) -> Job | None:
+        """Put a job in; the generation that it overwrites, if any, is GONE and returned."""
+        old = self.jobs.get(job.key)
+        self.jobs[job.key] = job
+        if old is not None:
+            old.state = _GONE
+        return old
+
+    def remove(self, key: bytes) -> Job | None:
+        """Take a deleted job out; it is GONE."""
+        job = self.jobs.pop(key, None)
+        if job is not None:
+            job.state = _GONE
+        return job
+
+    def __repr__(self) -> str:
+        return (
+            f"<OwnedPartition {self.number} {self.phase.name} epoch={self.epoch} jobs={len(self.jobs)} "
+            f"in_flight={self.in_flight} settled={len(self.settled)} sequence={self.sequence}>"
+        )

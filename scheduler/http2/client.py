@@ -1,0 +1,465 @@
+"""The client role: a channel to one target, one connection at a time, made when it is needed and made again when it is lost."""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable
+
+from scheduler.http2 import frames
+from scheduler.http2.connection import Connection, Stream
+from scheduler.http2.frames import ErrorCode
+from scheduler.http2.grpc import (
+    Metadata,
+    RpcError,
+    Status,
+    decode_binary,
+    decode_text,
+    format_timeout,
+    frame_message,
+)
+from scheduler.http2.headers import Headers, encode_block, encode_field
+from scheduler.http2.limits import Limits
+from scheduler.http2.server import Sink
+from scheduler.http2.transport import Shell, speaks_http2
+
+_BACKOFF_FIRST_S, _BACKOFF_FACTOR, _BACKOFF_MAX_S, _BACKOFF_JITTER = 0.5, 1.6, 3.0, 0.2
+_CONNECT_TIMEOUT_S = 5.0
+_HTTP_TO_STATUS = {
+    "400": Status.INTERNAL,
+    "401": Status.UNAUTHENTICATED,
+    "403": Status.PERMISSION_DENIED,
+    "404": Status.UNIMPLEMENTED,
+    "429": Status.UNAVAILABLE,
+    "502": Status.UNAVAILABLE,
+    "503": Status.UNAVAILABLE,
+    "504": Status.UNAVAILABLE,
+}
+
+
+class ClientCall(Stream):
+    """One call on the client side. It may be made before the connection is there; what is sent meanwhile waits."""
+
+    __slots__ = ("_channel", "_early", "_half_closed", "_headers", "_sink", "_timer", "ended", "response_metadata", "wait_for_ready")
+
+    def __init__(self, channel: "Channel", headers: bytes, sink: Sink, *, wait_for_ready: bool) -> None:
+        """Made by `Channel.stream`."""
+        # The Stream part is set up when the call gets a connection (`attach`).
+        self.id = 0
+        self.pending_bytes = 0
+        self.trailing = None
+        self._channel = channel
+        self._headers = headers
+        self._sink: Sink | None = sink
+        self._early: list[bytes] = []
+        self._half_closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.ended = False
+        self.response_metadata: Metadata = ()
+        self.wait_for_ready = wait_for_ready
+
+    # What callers use
+
+    def send(self, message: bytes) -> None:
+        """Send one message."""
+        self.send_framed(frame_message(message))
+
+    def send_framed(self, chunk: bytes) -> None:
+        """Send whole messages that carry their five-byte prefixes already."""
+        if self.ended or self._half_closed:
+            return
+        if self.id:
+            self.connection.send_data(self, chunk)
+        else:
+            self._early.append(chunk)
+
+    def half_close(self) -> None:
+        """Say that no more messages will come."""
+        if self.ended or self._half_closed:
+            return
+        self._half_closed = True
+        if self.id:
+            self.connection.end_stream(self, frames.head(0, frames.DATA, frames.END_STREAM, self.id))
+
+    def cancel(self) -> None:
+        """End the call; its sink hears on_closed(CANCELLED)."""
+        self._give_up(RpcError(Status.CANCELLED, "cancelled by the caller"))
+
+    # What the channel and the connection call
+
+    def attach(self, connection: Connection) -> None:
+        """The connection is there: the call's headers and what was sent early go out."""
+        connection.open_stream(self._numbered)
+        block = self._headers
+        self.connection.write(frames.head(len(block), frames.HEADERS, frames.END_HEADERS, self.id) + block)
+        early, self._early = self._early, []
+        if early:
+            connection.send_data(self, b"".join(early))
+        if self._half_closed:
+            connection.end_stream(self, frames.head(0, frames.DATA, frames.END_STREAM, self.id))
+
+    def _numbered(self, connection: Connection, stream_id: int) -> Stream:
+        Stream.__init__(self, connection, stream_id)
+        return self
+
+    def start_timer(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        """Give the call a deadline."""
+        self._timer = loop.call_later(timeout_s, self._deadline_passed)
+
+    def _deadline_passed(self) -> None:
+        self._timer = None
+        self._give_up(RpcError(Status.DEADLINE_EXCEEDED, "deadline exceeded"))
+
+    def _give_up(self, error: RpcError) -> None:
+        if self.ended:
+            return
+        if self.id:
+            self.connection.reset(self, ErrorCode.CANCEL)
+        else:
+            self._channel.forget(self)
+        self.broken(error)
+
+    def headers_received(self, headers: Headers, *, ended: bool) -> None:
+        """Response headers or trailers."""
+        fields = dict(headers)
+        http_status = fields.get(":status", "200")
+        if not ended and "grpc-status" not in fields:
+            if http_status != "200":
+                self._conclude(RpcError(_HTTP_TO_STATUS.get(http_status, Status.UNKNOWN), f"HTTP status {http_status}"))
+                return
+            self.compressed = fields.get("grpc-encoding") == "gzip"
+            self.response_metadata = tuple((name, value) for name, value in headers if name[:1] != ":")
+            return
+        text = fields.get("grpc-status")
+        if text is None:
+            known = _HTTP_TO_STATUS.get(http_status, Status.UNKNOWN)
+            self._conclude(RpcError(known, f"the server ended the call without a status (HTTP status {http_status})"))
+            return
+        try:
+            status = Status(int(text))
+        except ValueError:
+            status = Status.UNKNOWN
+        if status is Status.OK:
+            self._conclude(None)
+            return
+        try:
+            details = decode_binary(fields.get("grpc-status-details-bin", ""))
+        except ValueError:
+            details = b""
+        metadata = tuple((name, value) for name, value in headers if name[:1] != ":")
+        self._conclude(RpcError(status, decode_text(fields.get("grpc-message", "")), details=details, metadata=metadata))
+
+    def _conclude(self, error: RpcError | None) -> None:
+        """The server has said how the call ended."""
+        if not self.local_done:
+            self.connection.reset(self, ErrorCode.CANCEL)
+        self._end(error)
+
+    def message_received(self, message: bytes) -> None:
+        """One message of the answer."""
+        if self._sink is not None:
+            self._sink.on_message(message)
+
+    def remote_ended(self) -> None:
+        """The server's side has ended; without trailers before, that is an error."""
+        self._end(RpcError(Status.UNKNOWN, "the server ended the stream without trailers"))
+
+    def broken(self, error: RpcError) -> None:
+        """The call cannot go on."""
+        if self.id and self.id in self.connection.streams:
+            self.connection.reset(self, ErrorCode.CANCEL)
+        self._end(error)
+
+    def _end(self, error: RpcError | None) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.on_closed(error)
+
+    def writable(self) -> None:
+        """The buffer has drained."""
+        if self._sink is not None:
+            self._sink.on_writable()
+
+
+class _UnarySink:
+    """Collects one answer into a future."""
+
+    __slots__ = ("answer", "future")
+
+    def __init__(self, future: asyncio.Future[bytes]) -> None:
+        self.future = future
+        self.answer: bytes | None = None
+
+    def on_message(self, message: bytes) -> None:
+        self.answer = message
+
+    def on_half_close(self) -> None:
+        pass
+
+    def on_writable(self) -> None:
+        pass
+
+    def on_closed(self, error: RpcError | None) -> None:
+        if self.future.done():
+            return
+        if error is not None:
+            self.future.set_exception(error)
+        elif self.answer is None:
+            self.future.set_exception(RpcError(Status.INTERNAL, "the server answered OK without a message"))
+        else:
+            self.future.set_result(self.answer)
+
+
+class _Probe:
+    """Waits for a connection as a call does, and wants nothing of it."""
+
+    __slots__ = ("__weakref__", "future")
+
+    wait_for_ready = True
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+    def attach(self, _connection: Connection) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def broken(self, error: RpcError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _ClientShell(Shell):
+    """The channel's connection."""
+
+    def __init__(self, limits: Limits, on_lost: Callable[["_ClientShell"], None]) -> None:
+        super().__init__()
+        self._on_lost = on_lost
+        self.connection = Connection(client=True, limits=limits, make_stream=None, on_output=self.output_waiting)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.connection.peer_going_away and not self.connection.streams and self.transport is not None:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost(self)
+        super().connection_lost(exc)
+
+
+def parse_target(target: str) -> tuple[str, int]:
+    """Host and port of "host:port" or "[v6]:port". Raises ValueError that says what is allowed."""
+    host, colon, port = target.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or not host:
+        raise ValueError(f"address {target!r} is not host:port (or [v6 address]:port, or unix:/path)")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class Channel:
+    """Calls to one target: "host:port" by name or address, or "unix:/path". All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        limits: Limits | None = None,
+        keepalive_s: float | None = None,
+        rng: random.Random | None = None,
+        user_agent: str = "scheduler-python",
+    ) -> None:
+        """Connects with the first call. `keepalive_s`: ping after so long without a byte from the server. Raises ValueError."""
+        self.target = target
+        self._address = None if target.startswith("unix:") else parse_target(target)
+        self._tls = tls
+        self._server_hostname = server_hostname
+        self._limits = limits or Limits()
+        self._keepalive_s = keepalive_s
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._shell: _ClientShell | None = None
+        self._waiting: dict[ClientCall | _Probe, None] = {}
+        self._connecting: asyncio.Task[None] | None = None
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._closed = False
+        authority = "localhost" if self._address is None else target
+        self._constant = encode_block([(":method", "POST"), (":scheme", "https" if tls else "http"), (":authority", authority)])
+        self._trailing = encode_block([("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", user_agent)])
+        self._heads: dict[str, bytes] = {}
+        self.last_error = "not connected yet"
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection stands that takes new calls."""
+        shell = self._shell
+        return shell is not None and not shell.connection.closing and not shell.connection.peer_going_away
+
+    async def unary(
+        self,
+        path: str,
+        request: bytes,
+        *,
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        wait_for_ready: bool = False,
+    ) -> bytes:
+        """One request, one answer. Raises RpcError. Cancelling the caller cancels the call."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        call = self._call(path, _UnarySink(future), metadata, timeout_s, wait_for_ready=wait_for_ready)
+        call.send(request)
+        call.half_close()
+        self._place(call)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+
+    def stream(
+        self,
+        path: str,
+        sink: Sink,
+        *,
+        metadata: Metadata = (),
+        timeout_s: float | None = None,
+        wait_for_ready: bool = False,
+    ) -> ClientCall:
+        """A streaming call; whatever happens to it is told to the sink."""
+        call = self._call(path, sink, metadata, timeout_s, wait_for_ready=wait_for_ready)
+        self._place(call)
+        return call
+
+    def _call(
+        self, path: str, sink: Sink, metadata: Metadata, timeout_s: float | None, *, wait_for_ready: bool
+    ) -> ClientCall:
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._constant + encode_field(":path", path) + self._trailing
+        if timeout_s is not None:
+            head += encode_field("grpc-timeout", format_timeout(timeout_s))
+        if metadata:
+            head += encode_block(list(metadata))
+        call = ClientCall(self, head, sink, wait_for_ready=wait_for_ready)
+        if timeout_s is not None:
+            call.start_timer(asyncio.get_running_loop(), timeout_s)
+        return call
+
+    def _place(self, call: ClientCall) -> None:
+        shell = self._shell
+        if shell is not None and self.connected and len(shell.connection.streams) < shell.connection.peer_streams_max:
+            if shell.connection.stream_ids_left:
+                call.attach(shell.connection)
+                return
+            shell.connection.go_away()
+        if self._closed:
+            asyncio.get_running_loop().call_soon(call.broken, RpcError(Status.CANCELLED, "the channel is closed"))
+            return
+        self._waiting[call] = None
+        self._connect()
+
+    def forget(self, call: ClientCall) -> None:
+        """A call that waited for a connection has been given up."""
+        self._waiting.pop(call, None)
+
+    def _connect(self) -> None:
+        if self._connecting is None and not self.connected and not self._closed:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect_until_needless(), name=f"connect {self.target}")
+
+    async def _connect_until_needless(self) -> None:
+        """Connect; on failure fail the calls that do not wait, and go on with growing pauses while others do."""
+        backoff_s = _BACKOFF_FIRST_S
+        try:
+            while self._waiting and not self._closed:
+                try:
+                    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                        self._shell = await self._open()
+                except (OSError, TimeoutError, ssl.SSLError) as error:
+                    self.last_error = f"cannot connect to {self.target}: {error or type(error).__name__}"
+                    for call in [call for call in self._waiting if not call.wait_for_ready]:
+                        del self._waiting[call]
+                        call.broken(RpcError(Status.UNAVAILABLE, self.last_error))
+                    if self._waiting:
+                        jitter = 1 + self._rng.uniform(-_BACKOFF_JITTER, _BACKOFF_JITTER)
+                        await asyncio.sleep(backoff_s * jitter)
+                        backoff_s = min(_BACKOFF_MAX_S, backoff_s * _BACKOFF_FACTOR)
+                    continue
+                self._connected()
+        finally:
+            self._connecting = None
+
+    async def _open(self) -> _ClientShell:
+        loop = asyncio.get_running_loop()
+
+        def make() -> _ClientShell:
+            return _ClientShell(self._limits, self._lost)
+
+        if self._address is None:
+            _, shell = await loop.create_unix_connection(make, self.target.removeprefix("unix:"))
+            return shell
+        host, port = self._address
+        hostname = (self._server_hostname or host) if self._tls else None
+        transport, shell = await loop.create_connection(make, host, port, ssl=self._tls, server_hostname=hostname)
+        if not speaks_http2(transport):
+            transport.abort()
+            raise OSError("the server does not speak HTTP/2 (no h2 by ALPN)")
+        return shell
+
+    def _connected(self) -> None:
+        assert self._shell is not None
+        waiting, self._waiting = list(self._waiting), {}
+        for call in waiting:
+            call.attach(self._shell.connection)
+        if self._keepalive_s is not None and self._keepalive is None:
+            self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        assert self._keepalive_s is not None
+        loop = asyncio.get_running_loop()
+        self._keepalive = loop.call_later(min(1.0, self._keepalive_s), self._keep_alive)
+        if self._shell is not None:
+            self._shell.keep_alive(loop.time(), self._keepalive_s, self._limits.keepalive_timeout_s)
+
+    def _lost(self, shell: _ClientShell) -> None:
+        if self._shell is shell:
+            self._shell = None
+            self.last_error = f"connection to {self.target} lost"
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait until a connection stands. Raises RpcError UNAVAILABLE."""
+        if self.connected:
+            return
+        probe = _Probe(asyncio.get_running_loop().create_future())
+        self._waiting[probe] = None
+        self._connect()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await probe.future
+        except TimeoutError:
+            raise RpcError(Status.UNAVAILABLE, self.last_error) from None
+        finally:
+            self._waiting.pop(probe, None)
+
+    async def close(self) -> None:
+        """Drop the connection; calls that are open end with CANCELLED."""
+        self._closed = True
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        closed = RpcError(Status.CANCELLED, "the channel is closed")
+        waiting, self._waiting = list(self._waiting), {}
+        for call in waiting:
+            call.broken(closed)
+        shell, self._shell = self._shell, None
+        if shell is not None:
+            for stream in list(shell.connection.streams.values()):
+                stream.broken(closed)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if shell.transport is not None:
+                shell.transport.close()

@@ -1,0 +1,100 @@
+"""The asyncio shell of a connection: a Protocol that feeds bytes in and writes what comes out, one write per turn of the loop."""
+
+import asyncio
+import ssl
+from typing import Any
+
+from scheduler.http2.connection import Connection
+
+_WRITE_HIGH_BYTES = 1 << 20
+
+
+class Shell(asyncio.Protocol):
+    """Base of both roles' protocols. Subclasses set `connection` before the transport is made."""
+
+    connection: Connection
+
+    def __init__(self) -> None:
+        """Nothing happens before `connection_made`."""
+        self._loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self._flush_scheduled = False
+        self.last_received_s = self._loop.time()
+        self.ping_sent_s: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's: the socket is there; our preface and settings go out."""
+        assert isinstance(transport, asyncio.Transport), transport
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        self.output_waiting()
+
+    def output_waiting(self) -> None:
+        """The connection has output: write it at the end of this turn, with whatever else comes up."""
+        if not self._flush_scheduled and self.transport is not None:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        transport = self.transport
+        if transport is None:
+            return
+        output = self.connection.take_output()
+        if output and not transport.is_closing():
+            transport.write(output)
+        if self.connection.failed is not None:
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's: bytes from the peer."""
+        now_s = self.last_received_s = self._loop.time()
+        self.ping_sent_s = None
+        self.connection.receive(data, now_s)
+
+    def pause_writing(self) -> None:
+        """asyncio's: the socket is full."""
+        self.connection.paused = True
+
+    def resume_writing(self) -> None:
+        """asyncio's: the socket has drained."""
+        self.connection.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's: the socket is gone; every open call hears of it."""
+        self.transport = None
+        reason = self.connection.failed or (f"connection lost: {exc}" if exc else "connection closed by the peer")
+        self.connection.lost(reason)
+
+    def keep_alive(self, now_s: float, idle_s: float, timeout_s: float) -> None:
+        """Ping a connection that has been silent, and drop one that does not answer."""
+        if self.transport is None:
+            return
+        if self.ping_sent_s is not None:
+            if now_s - self.ping_sent_s >= timeout_s:
+                self.connection.failed = "keepalive ping was not answered"
+                self.transport.abort()
+        elif now_s - self.last_received_s >= idle_s:
+            self.ping_sent_s = now_s
+            self.connection.ping()
+
+    def peer_certificate(self) -> bytes | None:
+        """The peer's leaf certificate (DER); None without TLS or without one."""
+        tls: Any = self.transport.get_extra_info("ssl_object") if self.transport else None
+        if tls is None:
+            return None
+        certificate: bytes | None = tls.getpeercert(binary_form=True)
+        return certificate
+
+    def peer_address(self) -> str:
+        """Who is at the other end, for logs."""
+        name: Any = self.transport.get_extra_info("peername") if self.transport else None
+        if isinstance(name, tuple) and len(name) >= 2:
+            return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+        return f"unix:{name}" if name else "unix:"
+
+
+def speaks_http2(transport: asyncio.BaseTransport) -> bool:
+    """Whether TLS, if there is any, has agreed on h2."""
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return tls is None or tls.selected_alpn_protocol() == "h2"

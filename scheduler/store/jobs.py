@@ -1,0 +1,282 @@
+"""The store of jobs as the API uses it: writes in groups, linearizable reads, lists and bulk deletes over all partitions.
+
+Concurrent writes share one etcd transaction, each as an operation with its own condition and its own answer. While one transaction is on its way the next group
+gathers, so the group grows with the load. A transaction whose answer was lost is read back by each write's own generation; what stays unknown is said to be so.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
+from scheduler.etcd.api import Compare, CompareTarget, Delete, Etcd, Operation, Outcome, Put, Range, RangeResult, Txn, TxnResult
+from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError
+from scheduler.store.codec import CorruptRecord, decode_record
+from scheduler.store.errors import JobExists, RecordTooLarge, StoreError, StoreFull, StoreUnavailable
+from scheduler.store.keys import Keys, partition_of, range_end
+
+Done = Callable[[StoreError | None], None]
+WRITE_TIMEOUT_S = 4.0
+READ_BACK_TIMEOUT_S = 1.0
+UNKNOWN_CREATES_MAX = 10_000
+_LIST_PAGE = 64
+
+
+class _Write(NamedTuple):
+    """One write waiting for its group. `value` None: a delete; `create`: only where the key is not there."""
+
+    key: bytes
+    value: bytes | None
+    create: bool
+    done: Done
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.key) + len(self.value or b"") + 64
+
+
+class JobStore:
+    """Jobs in etcd. `put` and `delete` take a callback and return at once; `run` must be running for them to be carried out."""
+
+    def __init__(
+        self,
+        *,
+        etcd: Etcd,
+        keys: Keys,
+        partition_count: int,
+        rng: random.Random,
+        max_txn_ops: int = 128,
+        max_request_bytes: int = 1_400_000,
+    ) -> None:
+        """`max_txn_ops` and `max_request_bytes` must not exceed what etcd is configured to take."""
+        self._etcd = etcd
+        self._keys = keys
+        self._partition_count = partition_count
+        self._rng = rng
+        self._max_txn_ops = max_txn_ops
+        self._max_request_bytes = max_request_bytes
+        self._queue: deque[_Write] = deque()
+        self._wakeup = asyncio.Event()
+        # Creates whose fate this replica had to call unknown: repeating one with the same content is no conflict.
+        self._unknown_creates: dict[bytes, bytes] = {}
+        self.corrupt_records = 0
+
+    # Writes
+
+    def put(self, key: str, record: JobRecord, *, overwrite: bool, done: Done) -> None:
+        """Store a job under its storage key and call `done` once etcd has committed it, or with what kept it from that.
+
+        Sets `record.generation`. Without `overwrite` an existing job is JobExists. `done` runs on the loop, exactly once.
+        """
+        record.generation = self._rng.getrandbits(64) or 1
+        value = record.SerializeToString()
+        if len(value) + len(key) > self._max_request_bytes:
+            done(RecordTooLarge(f"job of {len(value)} bytes is larger than the {self._max_request_bytes} bytes that etcd takes"))
+            return
+        self._enqueue(_Write(self._etcd_key(key), value, create=not overwrite, done=done))
+
+    def delete(self, key: str, *, done: Done) -> None:
+        """Delete a job; one that is not there is no error."""
+        self._enqueue(_Write(self._etcd_key(key), None, create=False, done=done))
+
+    def _etcd_key(self, key: str) -> bytes:
+        return self._keys.job(partition_of(key, self._partition_count), key)
+
+    def _enqueue(self, write: _Write) -> None:
+        self._queue.append(write)
+        self._wakeup.set()
+
+    async def run(self) -> None:
+        """Carry out writes until cancelled; then what is still queued is answered StoreUnavailable."""
+        try:
+            while True:
+                await self._wakeup.wait()
+                self._wakeup.clear()
+                while self._queue:
+                    await self._commit(self._next_group())
+        finally:
+            self._fail_queued(StoreUnavailable("the scheduler is shutting down"))
+
+    def _next_group(self) -> list[_Write]:
+        """The oldest writes that fit one transaction; a key stands in it once, so a second write of it opens the next group."""
+        queue, group = self._queue, [self._queue.popleft()]
+        size = group[0].size_bytes
+        taken = {group[0].key}
+        while queue and len(group) < self._max_txn_ops:
+            write = queue[0]
+            size += write.size_bytes
+            if write.key in taken or size > self._max_request_bytes:
+                break
+            taken.add(write.key)
+            group.append(queue.popleft())
+        return group
+
+    async def _commit(self, group: list[_Write]) -> None:
+        try:
+            result = await self._etcd.txn((), [_operation(write) for write in group], timeout_s=WRITE_TIMEOUT_S)
+        except EtcdNoSpace:
+            _answer(group, StoreFull("etcd is out of space: writes are refused until an operator frees some"))
+            return
+        except EtcdRequestError as error:
+            if len(group) == 1:
+                group[0].done(RecordTooLarge(f"etcd refuses the record: {error}"))
+                return
+            middle = len(group) // 2
+            await self._commit(group[:middle])
+            await self._commit(group[middle:])
+            return
+        except EtcdError as error:
+            self._unavailable(group, error)
+            return
+        if result.outcome is Outcome.UNKNOWN:
+            await self._resolve(group)
+            return
+        for write, response in zip(group, result.responses, strict=True):
+            write.done(self._verdict(write, response) if write.create else None)
+
+    def _verdict(self, write: _Write, response: object) -> StoreError | None:
+        """Whether a create found its place free; a repetition of one whose fate was unknown is the same create."""
+        if not isinstance(response, TxnResult) or response.outcome is Outcome.COMMITTED:
+            self._unknown_creates.pop(write.key, None)
+            return None
+        content = self._unknown_creates.get(write.key)
+        if content is not None and write.value is not None and content == _content(write.value):
+            found = response.responses[0]
+            if isinstance(found, RangeResult) and found.kvs and _content(found.kvs[0].value) == content:
+                return None
+        return JobExists(write.key.decode("utf-8", "replace"))
+
+    async def _resolve(self, group: list[_Write]) -> None:
+        """The answer was lost: a put that can be read back by its generation is committed. Nothing is sent again: the lost write may still land."""
+        try:
+            reads: list[Operation] = [Range(write.key) for write in group]
+            result = await self._etcd.txn((), reads, timeout_s=READ_BACK_TIMEOUT_S)
+        except EtcdError as error:
+            self._unavailable(group, error)
+            return
+        lost: list[_Write] = []
+        for index, write in enumerate(group):
+            found = result.responses[index] if index < len(result.responses) else None
+            if write.value is not None and isinstance(found, RangeResult) and found.kvs and found.kvs[0].value == write.value:
+                write.done(None)
+            else:
+                lost.append(write)
+        self._unavailable(lost, None)
+
+    def _unavailable(self, group: list[_Write], error: EtcdError | None) -> None:
+        """Answer the group, and with it what queued up behind it: whoever waits must not wait for one time-out after the other."""
+        if error is None:
+            unknown = StoreUnavailable("etcd's answer was lost: the write may or may not be in force; repeating it is safe")
+        else:
+            unknown = StoreUnavailable(f"etcd is not available: {error}")
+        for write in group:
+            if write.create and write.value is not None:
+                if len(self._unknown_creates) >= UNKNOWN_CREATES_MAX:
+                    self._unknown_creates.pop(next(iter(self._unknown_creates)))
+                self._unknown_creates[write.key] = _content(write.value)
+        _answer(group, unknown)
+        if error is not None:
+            self._fail_queued(unknown)
+
+    def _fail_queued(self, error: StoreError) -> None:
+        queued, self._queue = list(self._queue), deque()
+        _answer(queued, error)
+
+    # Reads and bulk deletes
+
+    async def get(self, key: str, *, timeout_s: float) -> JobRecord | None:
+        """One job, linearizable; None where there is none. Raises StoreUnavailable or CorruptRecord."""
+        try:
+            result = await self._etcd.range(Range(self._etcd_key(key)), timeout_s=timeout_s)
+        except EtcdError as error:
+            raise StoreUnavailable(f"etcd is not available: {error}") from error
+        return decode_record(result.kvs[0].value) if result.kvs else None
+
+    async def list(self, prefix: str, *, timeout_s: float) -> list[tuple[str, JobRecord]]:
+        """All jobs whose storage key starts with `prefix`, at one revision, in ascending byte order of their keys.
+
+        A record that does not parse is left out and counted. Raises StoreUnavailable.
+        """
+        found: list[tuple[bytes, bytes]] = []
+        revision = 0
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            for chunk in self._partition_chunks():
+                ranges = [self._partition_range(partition, prefix) for partition in chunk]
+                reads: list[Operation] = [Range(start, end, limit=_LIST_PAGE, revision=revision) for start, end in ranges]
+                result = await self._etcd.txn((), reads, timeout_s=_left(deadline))
+                if result.outcome is Outcome.UNKNOWN:
+                    raise StoreUnavailable("etcd did not answer in time")
+                revision = revision or result.revision
+                for (_, end), page in zip(ranges, result.responses, strict=True):
+                    while isinstance(page, RangeResult):
+                        found.extend((kv.key, kv.value) for kv in page.kvs)
+                        if not page.more:
+                            break
+                        after = page.kvs[-1].key + b"\0"
+                        page = await self._etcd.range(Range(after, end, limit=_LIST_PAGE, revision=revision), timeout_s=_left(deadline))  # noqa: PLW2901
+        except EtcdError as error:
+            raise StoreUnavailable(f"etcd is not available: {error}") from error
+        skip = len(self._keys.partition_jobs(0))
+        jobs: list[tuple[bytes, JobRecord]] = []
+        for key, value in found:
+            try:
+                jobs.append((key[skip:], decode_record(value)))
+            except CorruptRecord:
+                self.corrupt_records += 1
+        jobs.sort(key=lambda job: job[0])
+        return [(key.decode("utf-8", "surrogatepass"), record) for key, record in jobs]
+
+    async def delete_prefix(self, prefix: str, *, timeout_s: float) -> int:
+        """Delete all jobs whose storage key starts with `prefix` and return their number. Raises StoreUnavailable."""
+        deleted = 0
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            for chunk in self._partition_chunks():
+                deletes: list[Operation] = [Delete(*self._partition_range(partition, prefix)) for partition in chunk]
+                result = await self._etcd.txn((), deletes, timeout_s=_left(deadline))
+                if result.outcome is Outcome.UNKNOWN:
+                    raise StoreUnavailable("etcd's answer was lost: the jobs may or may not be deleted; repeating it is safe")
+                deleted += sum(getattr(response, "deleted", 0) for response in result.responses)
+        except EtcdError as error:
+            raise StoreUnavailable(f"etcd is not available: {error}") from error
+        return deleted
+
+    def _partition_chunks(self) -> Sequence[range]:
+        count, step = self._partition_count, self._max_txn_ops
+        return [range(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def _partition_range(self, partition: int, prefix: str) -> tuple[bytes, bytes]:
+        start = self._keys.job(partition, prefix)
+        return start, range_end(start)
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - asyncio.get_running_loop().time())
+
+
+def _answer(writes: Sequence[_Write], error: StoreError | None) -> None:
+    for write in writes:
+        write.done(error)
+
+
+def _operation(write: _Write) -> Operation:
+    if write.value is None:
+        return Delete(write.key)
+    put = Put(write.key, write.value)
+    if not write.create:
+        return put
+    return Txn((Compare(write.key, CompareTarget.CREATE_REVISION, 0),), (put,), (Range(write.key),))
+
+
+def _content(value: bytes) -> bytes:
+    """What the client asked for, without what each accept resolves anew; empty for a record that does not parse."""
+    try:
+        record = decode_record(value)
+    except CorruptRecord:
+        return b""
+    for field in ("generation", "created", "first", "expires"):
+        record.ClearField(field)
+    return record.SerializeToString(deterministic=True)

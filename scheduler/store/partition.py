@@ -1,0 +1,73 @@
+"""Reading one partition: its ledger and its jobs at one pinned revision, in pages, and the watch that goes on from there."""
+
+from collections.abc import AsyncIterator
+
+from scheduler.core.lifecycle import Progress
+from scheduler.etcd.api import Etcd, EventsCallback, KeyValue, LostCallback, Range, WatchHandle
+from scheduler.store.codec import CorruptRecord
+from scheduler.store.keys import Keys, range_end
+from scheduler.store.ledger import merge_batch
+
+PAGE_SIZE = 1_000
+
+
+class PartitionSnapshot:
+    """A partition's ledger as read at `revision`, and the way to its jobs at the same revision."""
+
+    __slots__ = ("_etcd", "_prefix", "corrupt", "journal_batches", "next_sequence", "progress", "revision")
+
+    def __init__(self, etcd: Etcd, prefix: bytes, revision: int) -> None:
+        """Made by `PartitionReader.read`."""
+        self._etcd = etcd
+        self._prefix = prefix
+        self.revision = revision
+        self.progress: dict[int, Progress] = {}
+        self.next_sequence = 0
+        self.journal_batches = 0
+        self.corrupt: list[bytes] = []
+
+    def merge(self, kv: KeyValue, ledger_prefix: bytes) -> None:
+        """Take one ledger key in; one that does not parse is set aside, the rest stands."""
+        kind, _, rest = kv.key[len(ledger_prefix) :].partition(b"/")
+        try:
+            sequence = int(rest.partition(b"/")[0], 16)
+            merge_batch(kv.value, self.progress)
+        except (ValueError, CorruptRecord):
+            self.corrupt.append(kv.key)
+            return
+        if kind == b"journal":
+            self.journal_batches += 1
+            sequence += 1
+        self.next_sequence = max(self.next_sequence, sequence)
+
+    async def jobs(self) -> AsyncIterator[list[KeyValue]]:
+        """The partition's jobs, page by page. Raises EtcdError; EtcdCompacted means: read the whole partition again."""
+        end = range_end(self._prefix)
+        async for page in self._etcd.pages(self._prefix, end, page_size=PAGE_SIZE, revision=self.revision):
+            yield page.kvs
+
+
+class PartitionReader:
+    """Reads and watches partitions for the engine."""
+
+    def __init__(self, *, etcd: Etcd, keys: Keys) -> None:
+        """`keys` names the cluster's root."""
+        self._etcd = etcd
+        self._keys = keys
+
+    async def read(self, partition: int) -> PartitionSnapshot:
+        """The ledger now, at one revision. Raises EtcdError."""
+        prefix = self._keys.partition_ledger(partition)
+        head = await self._etcd.range(Range(prefix, range_end(prefix), count_only=True))
+        snapshot = PartitionSnapshot(self._etcd, self._keys.partition_jobs(partition), head.revision)
+        if head.count:
+            pages = self._etcd.pages(prefix, range_end(prefix), page_size=PAGE_SIZE, revision=head.revision)
+            async for page in pages:
+                for kv in page.kvs:
+                    snapshot.merge(kv, prefix)
+        return snapshot
+
+    def watch(self, partition: int, start_revision: int, on_events: EventsCallback, on_lost: LostCallback) -> WatchHandle:
+        """Changes of the partition's jobs from `start_revision` on."""
+        prefix = self._keys.partition_jobs(partition)
+        return self._etcd.watch(prefix, range_end(prefix), start_revision=start_revision, on_events=on_events, on_lost=on_lost)
