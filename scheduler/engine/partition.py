@@ -22,6 +22,7 @@ class OwnedPartition:
     """State of one partition under one epoch. The engine alone changes it; the hub counts `in_flight`."""
 
     __slots__ = (
+        "committing",
         "drained",
         "epoch",
         "finished",
@@ -47,6 +48,8 @@ class OwnedPartition:
         self.settled: list[Job] = []
         # Done and committed; their records are still in etcd. By generation, for the checkpoint.
         self.finished: dict[int, Job] = {}
+        # A journal batch of this partition is on its way.
+        self.committing = False
         self.sequence = 0
         self.journal_batches = 0
         self.journal_entries = 0

@@ -36,6 +36,14 @@ _HTTP_TO_STATUS = {
 }
 
 
+class ConnectError(RpcError):
+    """UNAVAILABLE, and the call surely never left this process."""
+
+    def __init__(self, message: str) -> None:
+        """`message` says what was tried and what came of it."""
+        super().__init__(Status.UNAVAILABLE, message)
+
+
 class ClientCall(Stream):
     """One call on the client side. It may be made before the connection is there; what is sent meanwhile waits."""
 
@@ -381,7 +389,7 @@ class Channel:
                     self.last_error = f"cannot connect to {self.target}: {error or type(error).__name__}"
                     for call in [call for call in self._waiting if not call.wait_for_ready]:
                         del self._waiting[call]
-                        call.broken(RpcError(Status.UNAVAILABLE, self.last_error))
+                        call.broken(ConnectError(self.last_error))
                     if self._waiting:
                         jitter = 1 + self._rng.uniform(-_BACKOFF_JITTER, _BACKOFF_JITTER)
                         await asyncio.sleep(backoff_s * jitter)

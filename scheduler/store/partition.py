@@ -54,6 +54,8 @@ class PartitionReader:
         """`keys` names the cluster's root."""
         self._etcd = etcd
         self._keys = keys
+        # Where a job's storage key begins in its etcd key.
+        self.key_start = len(keys.partition_jobs(0))
 
     async def read(self, partition: int) -> PartitionSnapshot:
         """The ledger now, at one revision. Raises EtcdError."""

@@ -1,0 +1,230 @@
+"""Group commit of progress: what was acknowledged since the last commit leaves in one fenced transaction, the next as soon as it pays.
+
+Also the two chores behind it: folding long journals into checkpoints, and deleting the records of finished jobs in batches.
+"""
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+
+from scheduler.aio.clock import Clock
+from scheduler.core.lifecycle import Job, State
+from scheduler.engine.partition import OwnedPartition, Phase
+from scheduler.etcd.api import Outcome
+from scheduler.etcd.errors import EtcdError
+from scheduler.logs import get_logger
+from scheduler.metrics import EngineStatistics
+from scheduler.store.ledger import ENTRY_BYTES, encode_batch, pack_job
+from scheduler.store.progress import CHECKPOINT_PART_BYTES, Append, Finished, Fold, ProgressLog
+
+_GONE = State.GONE
+# At low rates a commit waits this long for company, unless a job's next occurrence is due already.
+LINGER_S = 0.025
+# This many settled jobs are company enough.
+_COMPANY = 512
+_COMMIT_JOBS_MAX = 4_096
+_RETRY_S = (0.02, 1.0)
+# A journal is folded when it holds this many batches, or more entries than this and twice the jobs that it tells of.
+_FOLD_BATCHES = 1_024
+_FOLD_ENTRIES = 2_048
+_DELETE_LINGER_S = 0.2
+
+_log = get_logger("engine.commits")
+
+
+class Commits:
+    """The settled jobs of all partitions, on their way into the ledger."""
+
+    def __init__(
+        self,
+        *,
+        log: ProgressLog,
+        clock: Clock,
+        statistics: EngineStatistics,
+        window: int,
+        committed: Callable[[list[Job]], None],
+        lost: Callable[[int], None],
+    ) -> None:
+        """`committed(jobs)` hears of each commit; `lost(partition)` of claims that turned out not to be ours."""
+        self._log = log
+        self._clock = clock
+        self._statistics = statistics
+        self._window = window
+        self._on_committed = committed
+        self._on_lost = lost
+        self._dirty: dict[OwnedPartition, None] = {}
+        self.uncommitted = 0
+        self._urgent = False
+        self._wakeup = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._finished: dict[Job, None] = {}
+        self._finished_wakeup = asyncio.Event()
+        self.last_commit_s = clock.boottime_s()
+
+    @property
+    def full(self) -> bool:
+        """Too much is acknowledged and not committed: nothing more may be fired."""
+        return self.uncommitted >= self._window
+
+    def settled(self, job: Job, now_ns: int) -> None:
+        """A job has settled: it goes out with the next commit."""
+        owned: OwnedPartition = job.partition
+        if not owned.settled:
+            self._dirty[owned] = None
+        owned.settled.append(job)
+        self.uncommitted += 1
+        if self.uncommitted == 1:
+            self._wakeup.set()
+        if self.uncommitted >= _COMPANY or job.fire_ns <= now_ns:
+            # Enough company; or a job that is behind, whose next occurrence waits for nothing but this commit.
+            self._enough.set()
+
+    def forget(self, owned: OwnedPartition) -> None:
+        """The partition is not ours any more: nothing more of it is written."""
+        self.uncommitted -= len(owned.settled)
+        owned.settled = []
+        self._dirty.pop(owned, None)
+        for job in list(owned.finished.values()):
+            self._finished.pop(job, None)
+        owned.finished.clear()
+
+    async def flush(self, owned: OwnedPartition) -> None:
+        """Wait until all that has settled of a partition is committed, or the partition is lost."""
+        while owned.settled or owned.committing:
+            self._wakeup.set()
+            self._enough.set()
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._dirty:
+                self._wakeup.clear()
+                self._idle.set()
+                await self._wakeup.wait()
+            if not self._enough.is_set():
+                handle = loop.call_later(LINGER_S, self._enough.set)
+                await self._enough.wait()
+                handle.cancel()
+            self._enough.clear()
+            if self._dirty:
+                await self._commit()
+            self._idle.set()
+
+    async def _commit(self) -> None:
+        """Take what has settled, of as many partitions as fit a transaction, and see it through."""
+        taken: list[tuple[OwnedPartition, list[Job], Append]] = []
+        count = 0
+        for owned in list(self._dirty):
+            if len(taken) >= self._log.max_txn_ops or count >= _COMMIT_JOBS_MAX:
+                self._enough.set()
+                break
+            del self._dirty[owned]
+            jobs, owned.settled = owned.settled, []
+            value = encode_batch([pack_job(job) for job in jobs])
+            taken.append((owned, jobs, Append(owned.number, owned.epoch, owned.sequence, value)))
+            owned.sequence += 1
+            owned.committing = True
+            count += len(jobs)
+        try:
+            await self._see_through(taken)
+        finally:
+            for owned, _, _ in taken:
+                owned.committing = False
+        self.uncommitted -= count
+        self.last_commit_s = self._clock.boottime_s()
+        for owned, jobs, _ in taken:
+            owned.journal_batches += 1
+            owned.journal_entries += len(jobs)
+            if owned.phase is not Phase.ENDED:
+                self._on_committed(jobs)
+                if len(jobs) >= 256:
+                    await asyncio.sleep(0)
+        for owned, _, _ in taken:
+            if self._wants_fold(owned):
+                await self._fold(owned)
+
+    async def _see_through(self, taken: list[tuple[OwnedPartition, list[Job], Append]]) -> None:
+        """Send the same batches until they are committed, leaving out partitions that turn out not to be ours."""
+        retry_s = _RETRY_S[0]
+        while taken:
+            try:
+                started_s = self._clock.boottime_s()
+                outcome, lost = await self._log.append([append for _, _, append in taken])
+            except EtcdError as error:
+                outcome, lost = Outcome.UNKNOWN, set()
+                _log.warning("commit_failed", error=str(error), uncommitted=self.uncommitted)
+            if outcome is Outcome.COMMITTED:
+                self._statistics.commit_seconds.observe(self._clock.boottime_s() - started_s)
+                self._statistics.commits += 1
+                return
+            if outcome is Outcome.REJECTED:
+                self._statistics.fenced_writes += 1
+                for owned, _, append in [entry for entry in taken if entry[2].partition in lost]:
+                    _log.warning("commit_fenced", partition=append.partition, epoch=append.epoch)
+                    if owned.phase is not Phase.ENDED:
+                        self._on_lost(append.partition)
+                taken[:] = [entry for entry in taken if entry[2].partition not in lost]
+                continue
+            self._statistics.commit_retries += 1
+            await asyncio.sleep(retry_s)
+            retry_s = min(_RETRY_S[1], retry_s * 2)
+
+    def _wants_fold(self, owned: OwnedPartition) -> bool:
+        if owned.phase is not Phase.FIRING:
+            return False
+        return owned.journal_batches >= _FOLD_BATCHES or owned.journal_entries >= max(_FOLD_ENTRIES, 2 * len(owned.jobs))
+
+    async def _fold(self, owned: OwnedPartition) -> None:
+        """Write the partition's progress as one checkpoint; on any trouble the journal simply grows on."""
+        entries = [pack_job(job) for job in owned.jobs.values() if job.count or job.attempts or job.state is State.DONE]
+        sequence = owned.sequence
+        step = CHECKPOINT_PART_BYTES // ENTRY_BYTES
+        parts = [encode_batch(entries[start : start + step]) for start in range(0, len(entries), step)]
+        owned.journal_batches = owned.journal_entries = 0
+        try:
+            outcome = await self._log.fold(Fold(owned.number, owned.epoch, sequence, parts or [encode_batch([])]))
+        except EtcdError as error:
+            _log.warning("checkpoint_failed", partition=owned.number, error=str(error))
+            return
+        self._statistics.checkpoints += outcome is Outcome.COMMITTED
+
+    # Records of finished jobs
+
+    def finished(self, owned: OwnedPartition, job: Job) -> None:
+        """The job's end is committed: its record goes, in company."""
+        owned.finished[job.generation] = job
+        if not self._finished:
+            self._finished_wakeup.set()
+        self._finished[job] = None
+
+    async def run_deletions(self) -> None:
+        """Delete records of finished jobs until cancelled; firing never waits for this."""
+        while True:
+            if not self._finished:
+                self._finished_wakeup.clear()
+                await self._finished_wakeup.wait()
+                await asyncio.sleep(_DELETE_LINGER_S)
+            batch = list(islice(self._finished, self._log.max_txn_ops))
+            live = [Finished(job.key, job.revision) for job in batch if job.state is not _GONE]
+            try:
+                if live and await self._log.delete_finished(live) is Outcome.UNKNOWN:
+                    continue
+            except EtcdError as error:
+                _log.warning("deletion_failed", error=str(error))
+                await asyncio.sleep(_RETRY_S[1])
+                continue
+            for job in batch:
+                self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        """The record is gone, or belongs to a later generation by now."""
+        self._finished.pop(job, None)
+        owned: OwnedPartition = job.partition
+        owned.finished.pop(job.generation, None)
+        if owned.jobs.get(job.key) is job:
+            owned.remove(job.key)
+        self._statistics.finished += 1

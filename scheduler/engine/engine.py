@@ -1,0 +1,331 @@
+"""The engine: timers, life cycles and progress of the partitions that this replica owns (design: the engine).
+
+A job enters through the partition's first read or the store's watch, never by a short cut. Due jobs go to the hub in slices; each result
+moves the job's life on, is committed with whatever else has come in (commits.py), and only then is the next occurrence armed.
+The engine is synchronous state of one event loop; its tasks live in the group that `run` owns.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+from scheduler.aio.clock import Clock
+from scheduler.core.lifecycle import Job, Progress, State
+from scheduler.core.timers import TimerQueue
+from scheduler.delivery.hub import Hub
+from scheduler.engine.commits import Commits
+from scheduler.engine.partition import OwnedPartition, Phase
+from scheduler.etcd.api import Event, KeyValue
+from scheduler.etcd.errors import EtcdError
+from scheduler.logs import get_logger
+from scheduler.metrics import EngineStatistics
+from scheduler.store.codec import CorruptRecord, job_of_record
+from scheduler.store.partition import PartitionReader
+from scheduler.store.progress import ProgressLog
+
+_ARMED, _WAITING, _IN_FLIGHT, _DONE, _GONE = State.ARMED, State.WAITING, State.IN_FLIGHT, State.DONE, State.GONE
+# One turn fires at most this many, so that a storm starves neither acknowledgements nor other jobs.
+FIRE_SLICE = 512
+# Records taken in before the loop gets its turn while a partition loads.
+LOAD_SLICE = 256
+_LOADS_AT_ONCE = 16
+# The wall clock may be set: nothing sleeps on it for longer.
+_SLEEP_MAX_S = 1.0
+_BLOCKED_RETRY_S = 0.05
+_READ_RETRY_S = 0.5
+
+_log = get_logger("engine")
+
+
+class Lease(Protocol):
+    """The cluster's word on whether this replica may still act."""
+
+    def may_act(self, boottime_s: float) -> bool:
+        """False once the lease cannot be trusted any more."""
+
+
+class Engine:
+    """Owns partitions on the cluster's behalf: see `PartitionOwner` in the cluster room for the three calls that it gets from there."""
+
+    def __init__(
+        self,
+        *,
+        replica: str,
+        reader: PartitionReader,
+        log: ProgressLog,
+        lease: Callable[[], Lease],
+        clock: Clock,
+        statistics: EngineStatistics,
+        hub: Callable[[Callable[[Job, bool], None], Callable[[], bool]], Hub],
+        commit_window: int = 16_384,
+        hand_over_wait_s: float = 0.3,
+    ) -> None:
+        """`hub(settle, may_fire)` makes the hub; `commit_window` bounds what is acknowledged and not committed."""
+        self.replica = replica
+        self._reader = reader
+        self._lease = lease
+        self._clock = clock
+        self._statistics = statistics
+        self._hand_over_wait_s = hand_over_wait_s
+        self._timers = TimerQueue()
+        self.partitions: dict[int, OwnedPartition] = {}
+        self.hub = hub(self.settle, self.may_fire)
+        self._commits = Commits(
+            log=log, clock=clock, statistics=statistics, window=commit_window, committed=self._committed, lost=self.lose
+        )
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_ns = 0
+        self._blocked = False
+        self._tasks: asyncio.TaskGroup | None = None
+        self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._commits.run(), name="engine commits")
+            tasks.create_task(self._commits.run_deletions(), name="engine deletions of finished jobs")
+            await asyncio.get_running_loop().create_future()
+
+    # The cluster's calls
+
+    def acquire(self, partition: int, epoch: int) -> None:
+        """The claim is ours under this epoch: load the partition, then fire its jobs."""
+        old = self.partitions.pop(partition, None)
+        if old is not None:
+            self._end(old)
+        owned = self.partitions[partition] = OwnedPartition(partition, epoch)
+        assert self._tasks is not None, "acquire before run"
+        self._tasks.create_task(self._load(owned), name=f"engine load of partition {partition}")
+
+    async def release(self, partition: int) -> None:
+        """Fire nothing more of it, let what is in flight end within a bound, commit; afterwards nothing is written for it."""
+        owned = self.partitions.get(partition)
+        if owned is None:
+            return
+        if owned.phase is Phase.FIRING:
+            owned.phase = Phase.RELEASING
+            for job in owned.jobs.values():
+                if job.state is _ARMED or job.state is _WAITING:
+                    self._timers.cancel(job)
+                    job.state = _GONE
+            if owned.in_flight:
+                owned.drained = asyncio.Event()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._hand_over_wait_s):
+                        await owned.drained.wait()
+            owned.phase = Phase.ENDED
+            await self._commits.flush(owned)
+        if self.partitions.get(partition) is owned:
+            del self.partitions[partition]
+        self._end(owned)
+
+    def lose(self, partition: int) -> None:
+        """The claim is gone: another replica may own it by now. Everything of it is dropped at once."""
+        owned = self.partitions.pop(partition, None)
+        if owned is not None:
+            _log.warning("partition_lost", partition=partition, epoch=owned.epoch)
+            self._end(owned)
+
+    def _end(self, owned: OwnedPartition) -> None:
+        owned.phase = Phase.ENDED
+        if owned.watch is not None:
+            owned.watch.cancel()
+            owned.watch = None
+        for job in owned.jobs.values():
+            self._timers.cancel(job)
+            job.state = _GONE
+        owned.jobs.clear()
+        self._commits.forget(owned)
+
+    # Jobs come in
+
+    async def _load(self, owned: OwnedPartition) -> None:
+        """Read the partition until it has worked, then watch it."""
+        async with self._loads:
+            started_s = self._clock.boottime_s()
+            while owned.phase is not Phase.ENDED:
+                try:
+                    await self._read(owned)
+                    break
+                except EtcdError as error:
+                    _log.warning("partition_read_failed", partition=owned.number, error=str(error))
+                    await asyncio.sleep(_READ_RETRY_S)
+            self._statistics.load_seconds.observe(self._clock.boottime_s() - started_s)
+
+    async def _read(self, owned: OwnedPartition) -> None:
+        """One whole read: new generations come in, known ones stay as they are, what is no longer there goes."""
+        snapshot = await self._reader.read(owned.number)
+        for key in snapshot.corrupt:
+            self._statistics.corrupt_records += 1
+            _log.error("ledger_entry_corrupt", partition=owned.number, key=key.decode("utf-8", "replace"))
+        owned.sequence = max(owned.sequence, snapshot.next_sequence)
+        owned.journal_batches = max(owned.journal_batches, snapshot.journal_batches)
+        seen: set[bytes] = set()
+        loading = owned.phase is Phase.LOADING
+        taken = 0
+        async for page in snapshot.jobs():
+            for kv in page:
+                if owned.phase is Phase.ENDED:
+                    return
+                seen.add(kv.key)
+                self._put(owned, kv, snapshot.progress)
+                taken += 1
+                if taken % LOAD_SLICE == 0:
+                    await asyncio.sleep(0)
+        if owned.phase is Phase.ENDED:
+            return
+        for key in [key for key in owned.jobs if key not in seen]:
+            self._remove(owned, key)
+        if loading:
+            owned.phase = Phase.FIRING
+            for job in owned.jobs.values():
+                if job.state is _ARMED:
+                    self._timers.push(job)
+        owned.watch = self._reader.watch(
+            owned.number,
+            snapshot.revision + 1,
+            lambda revision, events: self._changed(owned, revision, events),
+            lambda reason: self._watch_lost(owned, reason),
+        )
+        self._rearm()
+
+    def _watch_lost(self, owned: OwnedPartition, reason: str) -> None:
+        owned.watch = None
+        if owned.phase in {Phase.FIRING, Phase.LOADING} and self._tasks is not None:
+            _log.warning("partition_watch_lost", partition=owned.number, reason=reason)
+            self._statistics.resyncs += 1
+            self._tasks.create_task(self._load(owned), name=f"engine resync of partition {owned.number}")
+
+    def _changed(self, owned: OwnedPartition, _revision: int, events: list[Event]) -> None:
+        if owned.phase is not Phase.FIRING:
+            return
+        for is_delete, kv in events:
+            if is_delete:
+                self._remove(owned, kv.key)
+            else:
+                self._put(owned, kv, {})
+        self._rearm()
+
+    def _put(self, owned: OwnedPartition, kv: KeyValue, progress: dict[int, Progress]) -> None:
+        try:
+            job = job_of_record(kv.key, kv.value, kv.mod_revision, progress)
+        except CorruptRecord as error:
+            self._statistics.corrupt_records += 1
+            _log.error("job_record_corrupt", partition=owned.number, error=str(error))
+            self._remove(owned, kv.key)
+            return
+        known = owned.jobs.get(kv.key)
+        if known is not None and known.generation == job.generation:
+            known.revision = job.revision
+            return
+        job.partition = owned
+        job.target = self.hub.target(_target_key(kv.key[self._reader.key_start :]))
+        old = owned.replace(job)
+        if old is not None:
+            self._timers.cancel(old)
+        if job.state is _DONE:
+            self._commits.finished(owned, job)
+        elif owned.phase is Phase.FIRING:
+            self._timers.push(job)
+
+    def _remove(self, owned: OwnedPartition, key: bytes) -> None:
+        job = owned.remove(key)
+        if job is not None:
+            self._timers.cancel(job)
+            owned.finished.pop(job.generation, None)
+
+    # Jobs go out
+
+    def may_fire(self) -> bool:
+        """Whether the lease is trusted and the commits keep up."""
+        if self._commits.full or not self._lease().may_act(self._clock.boottime_s()):
+            self._block()
+            return False
+        return True
+
+    def _block(self) -> None:
+        """Look again soon: blocked is a state of emergency, where nothing else may come to wake us."""
+        if not self._blocked:
+            self._blocked = True
+            self._statistics.blocked += 1
+            asyncio.get_running_loop().call_later(_BLOCKED_RETRY_S, self._unblock)
+
+    def _unblock(self) -> None:
+        self._blocked = False
+        if self.may_fire():
+            self.hub.resume()
+            self._run_due()
+
+    def _rearm(self) -> None:
+        """Make sure that the loop wakes up for the earliest job."""
+        due_ns = self._timers.next_due_ns()
+        if due_ns is None or (self._wake is not None and self._wake_ns <= due_ns):
+            return
+        if self._wake is not None:
+            self._wake.cancel()
+        delay_s = (due_ns - self._clock.wall_ns()) * 1e-9
+        self._wake_ns = due_ns
+        self._wake = asyncio.get_running_loop().call_later(min(_SLEEP_MAX_S, max(0.0, delay_s)), self._run_due)
+
+    def _run_due(self) -> None:
+        """Fire one slice of what is due."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if self.may_fire():
+            now_ns = self._clock.wall_ns()
+            due = self._timers.pop_due(now_ns, FIRE_SLICE)
+            offer = self.hub.offer
+            for job in due:
+                offer(job, now_ns)
+            self._rearm()
+
+    def settle(self, job: Job, succeeded: bool) -> None:  # noqa: FBT001 - the hub's own two answers
+        """A result: move the job's life on and hand it to the next commit."""
+        now_ns = self._clock.wall_ns()
+        if succeeded:
+            job.succeed(now_ns)
+        else:
+            job.fail(now_ns)
+        self._statistics.result(job.target.is_actor, succeeded, (now_ns - job.sent_ns) * 1e-9)
+        self._commits.settled(job, now_ns)
+        owned: OwnedPartition = job.partition
+        if owned.drained is not None and not owned.in_flight:
+            owned.drained.set()
+
+    def _committed(self, jobs: list[Job]) -> None:
+        """Progress is on disk: arm what goes on."""
+        push = self._timers.push
+        for job in jobs:
+            state = job.state
+            if state is State.SETTLED:
+                if job.partition.phase is Phase.FIRING:
+                    job.state = _ARMED
+                    push(job)
+            elif state is _DONE:
+                self._commits.finished(job.partition, job)
+        self._rearm()
+
+    # For operators
+
+    @property
+    def commits(self) -> Commits:
+        """The commit queue."""
+        return self._commits
+
+    @property
+    def timers(self) -> TimerQueue:
+        """The timer queue."""
+        return self._timers
+
+    def job_count(self) -> int:
+        """Jobs in memory."""
+        return sum(len(owned.jobs) for owned in self.partitions.values())
+
+
+def _target_key(head: bytes) -> str:
+    """The first three segments of a job's storage key."""
+    kind, namespace, owner = head.split(b"||", 3)[:3]
+    return b"||".join((kind, namespace, owner)).decode("utf-8", "surrogatepass")
