@@ -50,7 +50,7 @@ def parse_time(text: str, now_ns: int) -> int:
     except ValueError:
         pass
     duration = parse_iso_duration(text)
-    if duration.repetitions is not None and duration.repetitions > 0:
+    if duration.repetitions is not None and duration.repetitions >= 0:
         raise RepeatedDuration(f"{text!r} repeats")
     if max(abs(duration.years), abs(duration.months), abs(duration.days)) > 10_000_000:
         raise ValueError(f"{text!r} is too long")

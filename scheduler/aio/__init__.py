@@ -1,0 +1,1 @@
+"""Small things around the event loop: the clock, the health and metrics endpoint."""

@@ -1,0 +1,67 @@
+"""The HTTP endpoints of a process for its operators: health on one port, metrics on another."""
+
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+Check = Callable[[], str | None]
+"""None: all is well; else what is not."""
+
+
+class Endpoints:
+    """Serves until `close`."""
+
+    def __init__(self) -> None:
+        """Nothing is open before `serve_*`."""
+        self._runners: list[web.AppRunner] = []
+
+    async def serve_health(self, host: str, port: int, *, live: Mapping[str, Check], ready: Mapping[str, Check]) -> int:
+        """/healthz (200 or 503, empty: the reference's), /livez and /readyz with reasons. Returns the bound port."""
+
+        async def healthz(_request: web.Request) -> web.Response:
+            return web.Response(status=503 if _problems(ready) else 200)
+
+        async def readyz(_request: web.Request) -> web.Response:
+            return _report(_problems(ready))
+
+        async def livez(_request: web.Request) -> web.Response:
+            return _report(_problems(live))
+
+        application = web.Application()
+        application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/livez", livez)])
+        return await self._serve(application, host, port)
+
+    async def serve_metrics(self, host: str, port: int, registry: CollectorRegistry) -> int:
+        """The exposition on every path. Returns the bound port."""
+
+        async def metrics(_request: web.Request) -> web.Response:
+            return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+        application = web.Application()
+        application.add_routes([web.get("/{path:.*}", metrics)])
+        return await self._serve(application, host, port)
+
+    async def _serve(self, application: web.Application, host: str, port: int) -> int:
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        bound: int = runner.addresses[0][1]
+        return bound
+
+    async def close(self) -> None:
+        """Close all endpoints."""
+        runners, self._runners = self._runners, []
+        for runner in runners:
+            await runner.cleanup()
+
+
+def _problems(checks: Mapping[str, Check]) -> list[str]:
+    return [f"{name}: {problem}" for name, check in checks.items() if (problem := check()) is not None]
+
+
+def _report(problems: list[str]) -> web.Response:
+    return web.Response(status=503 if problems else 200, text="\n".join(problems or ["ok"]) + "\n")

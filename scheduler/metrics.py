@@ -1,0 +1,226 @@
+"""Every metric's name, labels and help, and the plain counters that the rooms keep for them.
+
+The hot path counts in slotted attributes; a custom collector turns these into Prometheus samples when somebody scrapes.
+Our names begin with scheduler_; the reference's names (scheduler-service.md 7.3) stand beside them.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+LATENESS_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+DURATION_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Histogram:
+    """Counts per bucket, cheap enough for the hot path."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        """`bounds` are the buckets' upper ends in seconds, ascending."""
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def samples(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative buckets and the sum, as prometheus_client takes them."""
+        count, buckets = 0, []
+        for bound, one in zip((*map(str, map(float, self.bounds)), "+Inf"), self.counts, strict=True):
+            count += one
+            buckets.append((bound, float(count)))
+        return buckets, self.total
+
+
+class EngineStatistics:
+    """Counted by the engine room."""
+
+    __slots__ = (
+        "acknowledgement_seconds",
+        "blocked",
+        "checkpoints",
+        "commit_retries",
+        "commit_seconds",
+        "commits",
+        "corrupt_records",
+        "failed",
+        "fenced_writes",
+        "finished",
+        "load_seconds",
+        "resyncs",
+        "succeeded",
+    )
+
+    def __init__(self) -> None:
+        """All zero. Pairs are (job, actor)."""
+        self.succeeded = [0, 0]
+        self.failed = [0, 0]
+        self.acknowledgement_seconds = Histogram(DURATION_BOUNDS_S)
+        self.commit_seconds = Histogram(DURATION_BOUNDS_S)
+        self.load_seconds = Histogram(DURATION_BOUNDS_S)
+        self.blocked = self.checkpoints = self.commits = self.commit_retries = self.corrupt_records = 0
+        self.fenced_writes = self.finished = self.resyncs = 0
+
+    def result(self, is_actor: bool, succeeded: bool, seconds: float) -> None:  # noqa: FBT001 - hot path
+        """One result of an app."""
+        (self.succeeded if succeeded else self.failed)[is_actor] += 1
+        self.acknowledgement_seconds.observe(seconds)
+
+
+class DeliveryStatistics:
+    """Counted by the delivery room."""
+
+    __slots__ = ("lateness", "sent", "undelivered")
+
+    def __init__(self) -> None:
+        """All zero. Pairs are (job, actor)."""
+        self.sent = 0
+        self.undelivered = [0, 0]
+        self.lateness = Histogram(LATENESS_BOUNDS_S)
+
+    def undeliverable(self, is_actor: bool) -> None:  # noqa: FBT001 - hot path
+        """A due job found no stream of its target."""
+        self.undelivered[is_actor] += 1
+
+
+class ClusterStatistics:
+    """Counted by the cluster room."""
+
+    __slots__ = ("claims_gained", "claims_lost", "claims_released", "keepalive_failures", "leases_lost")
+
+    def __init__(self) -> None:
+        """All zero."""
+        self.claims_gained = self.claims_lost = self.claims_released = self.keepalive_failures = self.leases_lost = 0
+
+
+class RpcStatistics:
+    """Counted by the rpc room. Pairs are (job, actor)."""
+
+    __slots__ = ("bulk_deleted", "created", "created_failed", "deleted", "sidecar_errors")
+
+    def __init__(self) -> None:
+        """All zero."""
+        self.created = [0, 0]
+        self.created_failed = [0, 0]
+        self.deleted = [0, 0]
+        self.bulk_deleted = 0
+        self.sidecar_errors = {"auth_failed": 0, "recv_failed": 0, "send_failed": 0}
+
+
+class Sample(NamedTuple):
+    """One metric: kind is counter, gauge or histogram; values by label."""
+
+    kind: str
+    name: str
+    text: str
+    label: str
+    read: Callable[[], dict[str, float] | Histogram]
+
+
+def pair(values: list[int]) -> dict[str, float]:
+    """(job, actor) by label."""
+    return {"job": values[0], "actor": values[1]}
+
+
+def one(value: float) -> dict[str, float]:
+    """A metric without labels."""
+    return {"": value}
+
+
+class StatisticsCollector(Collector):
+    """Turns samples into what prometheus_client serves."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        """Reads nothing yet."""
+        self._samples = tuple(samples)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called at each scrape, in the endpoint's thread or loop."""
+        for sample in self._samples:
+            values = sample.read()
+            if isinstance(values, Histogram):
+                buckets, total = values.samples()
+                yield HistogramMetricFamily(sample.name, sample.text, buckets=buckets, sum_value=total)
+                continue
+            family = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
+            labels = [sample.label] if sample.label else []
+            metric = family(sample.name, sample.text, labels=labels)
+            for label, value in values.items():
+                metric.add_metric([label] if sample.label else [], value)
+            yield metric
+
+
+def scheduler_samples(  # noqa: PLR0913 - one list of all metrics, one source each
+    *,
+    engine: EngineStatistics,
+    delivery: DeliveryStatistics,
+    cluster: ClusterStatistics,
+    rpc: RpcStatistics,
+    gauges: dict[str, Callable[[], float]],
+    etcd_requests: Callable[[], dict[str, float]],
+) -> list[Sample]:
+    """All metrics of a replica. `gauges` gives the instant values by the names used below."""
+
+    def gauge(name: str, text: str, source: str) -> Sample:
+        return Sample("gauge", name, text, "", lambda: one(gauges[source]()))
+
+    def counter(name: str, text: str, read: Callable[[], float]) -> Sample:
+        return Sample("counter", name, text, "", lambda: one(read()))
+
+    def typed(name: str, text: str, values: list[int]) -> Sample:
+        return Sample("counter", name, text, "type", lambda: pair(values))
+
+    def histogram(name: str, text: str, source: Histogram) -> Sample:
+        return Sample("histogram", name, text, "", lambda: source)
+
+    return [
+        histogram("scheduler_trigger_lateness_seconds", "From the due time to the stream.", delivery.lateness),
+        histogram("scheduler_trigger_ack_duration_seconds", "From the stream to the result.", engine.acknowledgement_seconds),
+        counter("scheduler_triggers_sent", "Triggers written to streams.", lambda: delivery.sent),
+        typed("scheduler_triggers_succeeded", "Triggers that an app took.", engine.succeeded),
+        typed("scheduler_triggers_failed", "Triggers that an app failed.", engine.failed),
+        typed("scheduler_triggers_undeliverable", "Due jobs that found no stream.", delivery.undelivered),
+        gauge("scheduler_triggers_in_flight", "Triggers sent and not answered.", "in_flight"),
+        gauge("scheduler_triggers_waiting", "Due jobs that wait for a stream (staged).", "waiting"),
+        gauge("scheduler_watch_streams", "Connected WatchJobs streams.", "streams"),
+        gauge("scheduler_jobs", "Jobs of the owned partitions.", "jobs"),
+        gauge("scheduler_owned_partitions", "Partitions that this replica owns.", "owned"),
+        gauge("scheduler_partitions", "Partitions of the cluster.", "partitions"),
+        gauge("scheduler_uncommitted_results", "Results not committed yet.", "uncommitted"),
+        gauge("scheduler_ready", "1 while the replica is ready.", "ready"),
+        histogram("scheduler_commit_duration_seconds", "One commit of progress.", engine.commit_seconds),
+        histogram("scheduler_partition_load_duration_seconds", "Loading one partition.", engine.load_seconds),
+        counter("scheduler_commits", "Commits of progress.", lambda: engine.commits),
+        counter("scheduler_commit_retries", "Commits sent again.", lambda: engine.commit_retries),
+        counter("scheduler_fenced_writes", "Commits refused because a claim was lost.", lambda: engine.fenced_writes),
+        counter("scheduler_checkpoints", "Journals folded.", lambda: engine.checkpoints),
+        counter("scheduler_jobs_finished", "Finished jobs whose record was deleted.", lambda: engine.finished),
+        counter("scheduler_corrupt_records", "Stored records that do not parse.", lambda: engine.corrupt_records),
+        counter("scheduler_partition_resyncs", "Partitions read again after a lost watch.", lambda: engine.resyncs),
+        counter("scheduler_firing_blocked", "Times that firing had to stop.", lambda: engine.blocked),
+        counter("scheduler_claims_gained", "Claims taken.", lambda: cluster.claims_gained),
+        counter("scheduler_claims_released", "Claims handed over.", lambda: cluster.claims_released),
+        counter("scheduler_claims_lost", "Claims lost.", lambda: cluster.claims_lost),
+        counter("scheduler_lease_keepalive_failures", "Keepalives that failed.", lambda: cluster.keepalive_failures),
+        counter("scheduler_leases_lost", "Leases lost.", lambda: cluster.leases_lost),
+        Sample("counter", "scheduler_etcd_requests", "Requests to etcd.", "operation", etcd_requests),
+        gauge("dapr_scheduler_sidecars_connected", "Connected WatchJobs streams.", "streams"),
+        typed("dapr_scheduler_jobs_created", "Accepted jobs.", rpc.created),
+        typed("dapr_scheduler_jobs_created_failed", "Refused jobs.", rpc.created_failed),
+        typed("dapr_scheduler_jobs_deleted", "Deleted jobs.", rpc.deleted),
+        counter("dapr_scheduler_jobs_bulk_deleted", "Bulk deletes.", lambda: rpc.bulk_deleted),
+        typed("dapr_scheduler_jobs_triggered", "Triggers that an app took.", engine.succeeded),
+        typed("dapr_scheduler_jobs_failed", "Triggers that an app failed.", engine.failed),
+        typed("dapr_scheduler_jobs_undelivered", "Due jobs that found no stream.", delivery.undelivered),
+        Sample(
+            "counter", "dapr_scheduler_sidecar_errors", "Errors of sidecars.", "reason", lambda: dict(rpc.sidecar_errors)
+        ),
+    ]
