@@ -117,6 +117,8 @@ class Cluster:
         self._claims: dict[int, _Claimed] = {}
         self._owned: dict[int, int] = {}
         self._moving: set[int] = set()
+        # The last epoch given up, by partition: a late event must not make us adopt it again.
+        self._released: dict[int, int] = {}
         self._look = asyncio.Event()
         self._unread = True
         self._watches: list[WatchHandle] = []
@@ -364,7 +366,8 @@ class Cluster:
             if partition not in self._moving and (claim is None or claim.epoch != epoch):
                 self._drop(partition)
         for partition, claim in self._claims.items():
-            if claim.lease == self._lease and partition not in self._owned and partition not in self._moving:
+            known = partition in self._owned or partition in self._moving
+            if claim.lease == self._lease and not known and claim.epoch > self._released.get(partition, 0):
                 self._gain(partition, claim.epoch)
         wanted = assign(serving, self._partition_count)
         await self._claim([p for p, name in wanted.items() if name == self.replica and p not in self._claims])
@@ -409,6 +412,7 @@ class Cluster:
         try:
             await self._owner().release(partition)
             self._owned.pop(partition, None)
+            self._released[partition] = epoch
             key = self._keys.claim(partition)
             ours = (Compare(key, CompareTarget.CREATE_REVISION, epoch),)
             while (await self._etcd.txn(ours, (Delete(key),))).outcome is Outcome.UNKNOWN:
@@ -420,6 +424,7 @@ class Cluster:
         except EtcdError as error:
             # The claim may stand without an owner: the next read finds it under our lease and adopts it.
             _log.warning("hand_over_failed", partition=partition, error=str(error))
+            self._released.pop(partition, None)
             self._unread = True
         finally:
             self._owned.pop(partition, None)

@@ -1,0 +1,28 @@
+"""Errors of the house to gRPC status, in one table."""
+
+from scheduler.core.errors import InvalidJob, InvalidName, SchedulerError
+from scheduler.http2.grpc import RpcError, Status
+from scheduler.store.codec import CorruptRecord
+from scheduler.store.errors import JobExists, RecordTooLarge, StoreFull, StoreUnavailable, WrongCluster
+
+# UNKNOWN for bad jobs and names is the reference's: sidecars turn it into their own answers (scheduler-service.md 1.4, 1.8).
+STATUS: dict[type[SchedulerError], Status] = {
+    InvalidJob: Status.UNKNOWN,
+    InvalidName: Status.UNKNOWN,
+    JobExists: Status.ALREADY_EXISTS,
+    StoreUnavailable: Status.UNAVAILABLE,
+    StoreFull: Status.RESOURCE_EXHAUSTED,
+    RecordTooLarge: Status.RESOURCE_EXHAUSTED,
+    CorruptRecord: Status.DATA_LOSS,
+    WrongCluster: Status.FAILED_PRECONDITION,
+}
+
+
+def rpc_error(error: SchedulerError) -> RpcError:
+    """The error that a caller sees."""
+    for kind in type(error).__mro__:
+        status = STATUS.get(kind)
+        if status is not None:
+            text = f"job failed validation: {error}" if isinstance(error, InvalidJob) else str(error)
+            return RpcError(status, text)
+    return RpcError(Status.INTERNAL, "internal error")

@@ -1,0 +1,126 @@
+"""WatchJobs (scheduler-service.md 5.4): a sidecar says what it takes, then answers each trigger by its id."""
+
+from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.core import names
+from scheduler.delivery.hub import Hub, Stream
+from scheduler.http2.grpc import RpcError, Status
+from scheduler.http2.server import Call, Method, Streaming
+from scheduler.metrics import RpcStatistics
+from scheduler.rpc.authz import Authorizer
+from scheduler.rpc.jobs import SERVICE, parse
+
+# A stream that says nothing holds a connection for nothing (fault F37).
+FIRST_MESSAGE_TIMEOUT_S = 10.0
+_RESULT_TAG, _ID_TAG, _STATUS_TAG = 0x12, 0x08, 0x10
+
+
+class Watch:
+    """The servicer."""
+
+    def __init__(self, *, hub: Hub, authorizer: Authorizer, statistics: RpcStatistics) -> None:
+        """Streams attach to the hub."""
+        self.hub = hub
+        self.authorizer = authorizer
+        self.statistics = statistics
+
+    def methods(self) -> dict[str, Method]:
+        """By full path."""
+        return {f"/{SERVICE}/WatchJobs": Streaming(lambda call: _JobWatch(call, self))}
+
+    def targets(self, call: Call, initial: pb.WatchJobsRequestInitial) -> list[str]:
+        """What a stream takes, checked. Raises RpcError."""
+        self.authorizer.check(call, initial.namespace, initial.app_id)
+        accepted = list(initial.accept_job_types)
+        for kind in accepted:
+            if accepted.count(kind) > 1:
+                known = kind in pb.JobTargetType.values()
+                name = pb.JobTargetType.Name(kind) if known else str(kind)
+                raise RpcError(Status.UNKNOWN, f"duplicate target type specified: {name}")
+        targets: list[str] = []
+        if not accepted or pb.JOB_TARGET_TYPE_JOB in accepted:
+            targets.append(names.route_key(names.app_target(initial.namespace, initial.app_id)))
+        targets.extend(
+            names.route_key(names.actor_target(initial.namespace, actor_type, "")) for actor_type in initial.actor_types
+        )
+        if not targets:
+            raise RpcError(
+                Status.INVALID_ARGUMENT,
+                "the stream takes nothing: accept_job_types has no JOB_TARGET_TYPE_JOB and actor_types is empty",
+            )
+        return targets
+
+
+class _JobWatch:
+    """One stream."""
+
+    __slots__ = ("_call", "_owner", "_stream", "_timer")
+
+    def __init__(self, call: Call, owner: Watch) -> None:
+        self._call = call
+        self._owner = owner
+        self._stream: Stream | None = None
+        self._timer = call.shell.loop.call_later(FIRST_MESSAGE_TIMEOUT_S, self._silent)
+
+    def _silent(self) -> None:
+        self._call.finish(Status.DEADLINE_EXCEEDED, f"no initial request within {FIRST_MESSAGE_TIMEOUT_S:.0f} s")
+
+    def on_message(self, message: bytes) -> None:
+        """A result, in its common shape read by hand; everything else the long way."""
+        stream = self._stream
+        if stream is not None and len(message) >= 4 and message[0] == _RESULT_TAG and message[2] == _ID_TAG:
+            size = len(message)
+            number, position = message[3], 4
+            if number >= 0x80:
+                number &= 0x7F
+                shift = 7
+                while position < size:
+                    byte = message[position]
+                    position += 1
+                    number |= (byte & 0x7F) << shift
+                    if byte < 0x80:
+                        break
+                    shift += 7
+            if position == size and message[1] == size - 2:
+                self._owner.hub.acknowledge(stream, number, True)
+                return
+        self._uncommon(message)
+
+    def _uncommon(self, message: bytes) -> None:
+        request = parse(pb.WatchJobsRequest, message)
+        kind = request.WhichOneof("watch_job_request_type")
+        if self._stream is None:
+            if kind != "initial":
+                self._call.finish(Status.UNKNOWN, "initial request is required on stream connection")
+                return
+            self._timer.cancel()
+            try:
+                targets = self._owner.targets(self._call, request.initial)
+            except RpcError as error:
+                self._call.finish(error.status, error.message)
+                return
+            self._call.start()
+            self._stream = self._owner.hub.attach(self._call, targets)
+        elif kind == "result":
+            # A status that we do not know is a failure, never a lost occurrence (W9).
+            succeeded = request.result.status == pb.SUCCESS
+            self._owner.hub.acknowledge(self._stream, request.result.id, succeeded)
+        else:
+            self._call.finish(Status.INVALID_ARGUMENT, "only results may follow the initial request")
+
+    def on_half_close(self) -> None:
+        """Ends the stream at once; it is not a drain."""
+        self._call.finish(Status.CANCELLED, "the client has closed its side")
+
+    def on_writable(self) -> None:
+        """The client reads again."""
+        if self._stream is not None:
+            self._owner.hub.writable(self._stream)
+
+    def on_closed(self, error: RpcError | None) -> None:
+        """The stream is gone: what it had in flight goes elsewhere."""
+        self._timer.cancel()
+        if error is not None and error.status not in {Status.CANCELLED, Status.UNAVAILABLE}:
+            self._owner.statistics.sidecar_errors["recv_failed"] += 1
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._owner.hub.detach(stream)
