@@ -1,0 +1,127 @@
+"""`scheduler job`: jobs from the command line, through any scheduler replica."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Value
+
+from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.http2.client import Channel
+from scheduler.http2.grpc import RpcError, Status
+
+_SERVICE = "/dapr.proto.scheduler.v1.Scheduler"
+_TIMEOUT_S = 10.0
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--address", default="127.0.0.1:50006", show_default=True, help="A scheduler's host:port."),
+        click.option("--namespace", default="default", show_default=True, help="Namespace of the app."),
+        click.option("--app-id", required=True, help="The app that the jobs belong to."),
+    ):
+        function = option(function)
+    return function
+
+
+def _call(address: str, method: str, request: Any) -> bytes:
+    """One RPC; errors become a line that says what to do."""
+
+    async def call() -> bytes:
+        channel = Channel(address)
+        try:
+            return await channel.unary(f"{_SERVICE}/{method}", request.SerializeToString(), timeout_s=_TIMEOUT_S)
+        finally:
+            await channel.close()
+
+    try:
+        return asyncio.run(call())
+    except ValueError as error:
+        click.echo(f"scheduler: --address: {error}", err=True)
+    except RpcError as error:
+        hint = ""
+        if error.status is Status.UNAVAILABLE:
+            hint = f"\nIs a scheduler running at {address}? Start one with `scheduler serve`, or name another with --address."
+        click.echo(f"scheduler: {error.message} ({error.status.name}){hint}", err=True)
+    sys.exit(1)
+
+
+def _metadata(namespace: str, app_id: str) -> pb.JobMetadata:
+    return pb.JobMetadata(namespace=namespace, app_id=app_id, target=pb.JobTargetMetadata(job=pb.TargetJob()))
+
+
+def _shown(name: str, job: pb.Job) -> dict[str, Any]:
+    return {"name": name, **MessageToDict(job)}
+
+
+@click.group()
+def job() -> None:
+    """Schedule, look at and delete jobs."""
+
+
+@job.command()
+@click.argument("name")
+@_options
+@click.option("--schedule", default=None, help='Six-field cron, "@every 5m", "@daily", ...')
+@click.option("--due-time", default=None, help="First or only time: RFC 3339, or a duration such as 30s.")
+@click.option("--repeats", type=int, default=None, help="How many times it fires.")
+@click.option("--ttl", default=None, help="When it ends: RFC 3339, or a duration.")
+@click.option("--data", default=None, help="Payload, as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace a job of that name.")
+def schedule(name: str, address: str, namespace: str, app_id: str, overwrite: bool, data: str | None, **times: Any) -> None:  # noqa: FBT001
+    """Schedule the job NAME.
+
+    Example: scheduler job schedule prod-db-backup --app-id backup --schedule "@every 1m" --data '{"db": "my-prod-db"}'
+    """
+    message = pb.Job(**{key: value for key, value in times.items() if value is not None})
+    if data is not None:
+        try:
+            json.loads(data)
+        except ValueError as error:
+            click.echo(f"scheduler: --data is no JSON: {error}", err=True)
+            sys.exit(1)
+        from google.protobuf.json_format import Parse
+
+        message.data.Pack(Parse(data, Value()))
+    request = pb.ScheduleJobRequest(name=name, job=message, metadata=_metadata(namespace, app_id), overwrite=overwrite)
+    _call(address, "ScheduleJob", request)
+    click.echo(f"scheduled {name}")
+
+
+@job.command()
+@click.argument("name")
+@_options
+def get(name: str, address: str, namespace: str, app_id: str) -> None:
+    """Print the job NAME as JSON."""
+    answer = _call(address, "GetJob", pb.GetJobRequest(name=name, metadata=_metadata(namespace, app_id)))
+    click.echo(json.dumps(_shown(name, pb.GetJobResponse.FromString(answer).job), indent=2))
+
+
+@job.command("list")
+@_options
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def list_jobs(address: str, namespace: str, app_id: str, output: str) -> None:
+    """List an app's jobs."""
+    answer = _call(address, "ListJobs", pb.ListJobsRequest(metadata=_metadata(namespace, app_id)))
+    jobs = pb.ListJobsResponse.FromString(answer).jobs
+    if output == "json":
+        click.echo(json.dumps([_shown(one.name, one.job) for one in jobs], indent=2))
+        return
+    rows = [("NAME", "SCHEDULE", "DUE TIME", "REPEATS", "TTL")]
+    rows += [(one.name, one.job.schedule, one.job.due_time, str(one.job.repeats or ""), one.job.ttl) for one in jobs]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@job.command()
+@click.argument("name")
+@_options
+def delete(name: str, address: str, namespace: str, app_id: str) -> None:
+    """Delete the job NAME; one that is not there is no error."""
+    _call(address, "DeleteJob", pb.DeleteJobRequest(name=name, metadata=_metadata(namespace, app_id)))
+    click.echo(f"deleted {name}")

@@ -1,0 +1,126 @@
+"""Settings of each command: frozen, checked once, units in the names. The flags that fill them are in cli/."""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ConfigError(Exception):
+    """A setting that cannot be: which flag, what was found, what is allowed."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listen address is this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def require_loopback(flag: str, host: str, *, allow_insecure: bool) -> None:
+    """Plaintext off this machine must be asked for in so many words. Raises ConfigError."""
+    if not allow_insecure and not is_loopback(host):
+        shown = host or "all addresses"
+        raise ConfigError(
+            f"{flag} is {shown!r}, and without TLS only a loopback address is served: use 127.0.0.1, or set "
+            "--tls-cert-file, --tls-key-file and --tls-ca-file, or accept plaintext on the network with --allow-insecure"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """One scheduler replica."""
+
+    id: str = "dapr-scheduler-server-0"
+    listen_address: str = "127.0.0.1"
+    port: int = 50006
+    override_broadcast_host_port: str = ""
+    healthz_listen_address: str = "127.0.0.1"
+    healthz_port: int = 8080
+    enable_metrics: bool = True
+    metrics_listen_address: str = "127.0.0.1"
+    metrics_port: int = 9090
+    etcd_embed: bool = True
+    etcd_client_endpoints: tuple[str, ...] = ()
+    etcd_client_username: str = ""
+    etcd_client_password_file: Path | None = None
+    etcd_ca_file: Path | None = None
+    etcd_cert_file: Path | None = None
+    etcd_key_file: Path | None = None
+    etcd_data_dir: Path = Path("data")
+    etcd_client_port: int = 2379
+    etcd_max_txn_ops: int = 128
+    etcd_root: str = "/scheduler"
+    partitions: int = 128
+    lease_ttl_s: int = 5
+    in_flight_per_stream: int = 8_192
+    commit_window: int = 16_384
+    drain_timeout_s: float = 8.0
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
+    trust_domains: tuple[str, ...] = ()
+    allow_insecure: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        if self.etcd_embed and self.etcd_client_endpoints:
+            raise ConfigError("cannot use --etcd-client-endpoints with --etcd-embed")
+        if self.etcd_embed and self.etcd_client_username:
+            raise ConfigError("cannot use --etcd-client-username with --etcd-embed")
+        if self.etcd_embed and self.etcd_client_password_file:
+            raise ConfigError("cannot use --etcd-client-password with --etcd-embed")
+        if not self.etcd_embed and not self.etcd_client_endpoints:
+            raise ConfigError("must specify --etcd-client-endpoints when not using embedded etcd")
+        if not 1 <= self.partitions <= 65_536:
+            raise ConfigError(f"--partitions is {self.partitions}, allowed are 1 to 65536")
+        if not 2 <= self.lease_ttl_s <= 300:
+            raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
+        if not self.id or "/" in self.id:
+            raise ConfigError(f"--id is {self.id!r}; it must not be empty nor contain '/'")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ConfigError("--tls-cert-file and --tls-key-file go together")
+        if self.tls_cert_file is None:
+            require_loopback("--listen-address", self.listen_address, allow_insecure=self.allow_insecure)
+
+    @property
+    def broadcast_address(self) -> str:
+        """What sidecars are told, while the port is known only once it is bound."""
+        return self.override_broadcast_host_port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarSettings:
+    """One sidecar beside one app."""
+
+    app_id: str
+    app_port: int | None = None
+    app_protocol: str = "http"
+    app_channel_address: str = "127.0.0.1"
+    app_max_concurrency: int = -1
+    namespace: str = "default"
+    dapr_http_port: int = 3500
+    dapr_grpc_port: int = 50001
+    dapr_listen_addresses: tuple[str, ...] = ("127.0.0.1",)
+    scheduler_host_address: tuple[str, ...] = ("localhost:50006",)
+    scheduler_job_streams: int = 3
+    max_body_size_bytes: int = 4 << 20
+    dapr_api_token: str = ""
+    app_api_token: str = ""
+    graceful_shutdown_s: float = 5.0
+    allow_insecure: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        if not self.app_id or "." in self.app_id:
+            raise ConfigError(f"--app-id is {self.app_id!r}; it must not be empty nor contain a dot")
+        if self.app_protocol not in {"http", "grpc"}:
+            raise ConfigError(f"--app-protocol is {self.app_protocol!r}, allowed are http and grpc")
+        if self.scheduler_job_streams < 1:
+            raise ConfigError(f"--scheduler-job-streams is {self.scheduler_job_streams}, at least 1 is needed")
+        if self.app_port is not None and self.app_port in {self.dapr_http_port, self.dapr_grpc_port}:
+            raise ConfigError(f"--app-port {self.app_port} is also the sidecar's own port")
+        for host in self.dapr_listen_addresses:
+            require_loopback("--dapr-listen-addresses", host, allow_insecure=self.allow_insecure)

@@ -1,0 +1,138 @@
+"""The embedded default: a real etcd as a child process, on loopback, with a data directory of its own (design 10).
+
+It is started again if it dies, is stopped with us, and never outlives us. For production point at an etcd cluster instead.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import signal
+import socket
+from pathlib import Path
+
+from scheduler.etcd.binary import EtcdBinary
+from scheduler.logs import get_logger
+
+_READY_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 8.0
+_RESTART_PAUSE_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+_log = get_logger("etcd.embedded")
+
+
+def free_port() -> int:
+    """A loopback port that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def die_with_parent() -> None:
+    """Runs in a child before exec: the kernel ends it when we are gone, however we went."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class EmbeddedEtcd:
+    """One single-member etcd."""
+
+    def __init__(self, *, binary: EtcdBinary, data_dir: Path, client_port: int = 0, max_txn_ops: int = 128) -> None:
+        """`client_port` 0: any free one. The data directory is made if it is not there, and never emptied."""
+        self._binary = binary
+        self._data_dir = data_dir
+        self._client_port = client_port or free_port()
+        self._peer_port = free_port()
+        self._max_txn_ops = max_txn_ops
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients find it."""
+        return f"http://127.0.0.1:{self._client_port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while it runs."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start it and wait until it takes connections. Raises RuntimeError with what it said last."""
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        await self._spawn()
+        end = asyncio.get_running_loop().time() + _READY_TIMEOUT_S
+        while not await self._answers():
+            process = self._process
+            assert process is not None
+            if process.returncode is not None or asyncio.get_running_loop().time() > end:
+                raise RuntimeError(f"etcd did not start: {self._last_words()}")
+            await asyncio.sleep(0.05)
+        self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="embedded etcd")
+        _log.info("etcd_started", endpoint=self.endpoint, data_dir=str(self._data_dir), pid=self.pid)
+
+    async def _spawn(self) -> None:
+        client, peer = self.endpoint, f"http://127.0.0.1:{self._peer_port}"
+        with (self._data_dir / "etcd.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                self._binary.path,
+                "--name=embedded",
+                f"--data-dir={self._data_dir / 'etcd'}",
+                f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=embedded={peer}",
+                "--auto-compaction-mode=periodic",
+                "--auto-compaction-retention=10m",
+                f"--quota-backend-bytes={8 << 30}",
+                f"--max-txn-ops={self._max_txn_ops}",
+                "--snapshot-count=10000",
+                "--logger=zap",
+                "--log-level=warn",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,
+            )
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._client_port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self._data_dir / "etcd.log").read_text(errors="replace")[-800:]
+        return ""
+
+    async def _supervise(self) -> None:
+        while True:
+            process = self._process
+            assert process is not None
+            code = await process.wait()
+            if self._stopping:
+                return
+            _log.error("etcd_died", exit_code=code, hint=self._last_words()[-300:])
+            await asyncio.sleep(_RESTART_PAUSE_S)
+            await self._spawn()
+
+    async def stop(self) -> None:
+        """Stop it, gently first."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
