@@ -17,11 +17,13 @@ from scheduler.metrics import EngineStatistics
 from scheduler.store.ledger import ENTRY_BYTES, encode_batch, pack_job
 from scheduler.store.progress import CHECKPOINT_PART_BYTES, Append, Finished, Fold, ProgressLog
 
-_GONE = State.GONE
-# At low rates a commit waits this long for company, unless a job's next occurrence is due already.
-LINGER_S = 0.025
+_GONE, _SETTLED = State.GONE, State.SETTLED
+# A commit waits this long for company: each one writes a batch per partition, so its cost hardly depends on its size.
+# What it costs is exposure: results that a crash in this time would have delivered again.
+LINGER_S = 0.1
+_LINGER_NS = 100_000_000
 # This many settled jobs are company enough.
-_COMPANY = 512
+_COMPANY = 2_048
 _COMMIT_JOBS_MAX = 4_096
 _RETRY_S = (0.02, 1.0)
 # A journal is folded when it holds this many batches, or more entries than this and twice the jobs that it tells of.
@@ -76,8 +78,8 @@ class Commits:
         self.uncommitted += 1
         if self.uncommitted == 1:
             self._wakeup.set()
-        if self.uncommitted >= _COMPANY or job.fire_ns <= now_ns:
-            # Enough company; or a job that is behind, whose next occurrence waits for nothing but this commit.
+        if self.uncommitted >= _COMPANY or (job.fire_ns <= now_ns + _LINGER_NS and job.state is _SETTLED):
+            # Enough company; or a job whose next occurrence would have to wait for nothing but this commit.
             self._enough.set()
 
     def forget(self, owned: OwnedPartition) -> None:

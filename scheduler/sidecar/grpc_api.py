@@ -1,0 +1,104 @@
+"""The gRPC runtime API, as far as jobs go (sidecar-and-jobs-api.md 2): ten job methods, metadata, shutdown, reflection."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError, Message
+
+from scheduler._pb.dapr.proto.runtime.v1 import dapr_pb2, jobs_pb2
+from scheduler.grpc_services import reflection_methods
+from scheduler.http2.grpc import RpcError, Status
+from scheduler.http2.server import Call, Method, coroutine
+from scheduler.sidecar.jobs_api import ApiError, JobsApi
+
+_SERVICE = "dapr.proto.runtime.v1.Dapr"
+
+
+class GrpcApi:
+    """Builds the method table."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobsApi,
+        token: str,
+        metadata: Callable[[], dapr_pb2.GetMetadataResponse],
+        set_metadata: Callable[[str, str], None],
+        shutdown: Callable[[], None],
+    ) -> None:
+        """`token` empty: nobody is asked for one."""
+        self._jobs = jobs
+        self._token = token
+        self._metadata = metadata
+        self._set_metadata = set_metadata
+        self._shutdown = shutdown
+
+    def methods(self) -> dict[str, Method]:
+        """By full path."""
+        methods: dict[str, Method] = {
+            f"/{_SERVICE}/GetMetadata": self._method(dapr_pb2.GetMetadataRequest, self._get_metadata),
+            f"/{_SERVICE}/SetMetadata": self._method(dapr_pb2.SetMetadataRequest, self._put_metadata),
+            f"/{_SERVICE}/Shutdown": self._method(dapr_pb2.ShutdownRequest, self._stop),
+            f"/{_SERVICE}/DeleteJobsByPrefix": self._method(jobs_pb2.DeleteJobsByPrefixRequest, self._delete_by_prefix),
+            f"/{_SERVICE}/DeleteJobsByPrefixAlpha1": self._method(
+                jobs_pb2.DeleteJobsByPrefixRequestAlpha1, self._delete_by_prefix
+            ),
+            f"/{_SERVICE}/ListJobs": self._method(jobs_pb2.ListJobsRequest, self._list),
+            f"/{_SERVICE}/ListJobsAlpha1": self._method(jobs_pb2.ListJobsRequestAlpha1, self._list),
+            **reflection_methods([dapr_pb2.DESCRIPTOR], [_SERVICE]),
+        }
+        for suffix in ("", "Alpha1"):
+            methods[f"/{_SERVICE}/ScheduleJob{suffix}"] = self._method(jobs_pb2.ScheduleJobRequest, self._schedule)
+            methods[f"/{_SERVICE}/GetJob{suffix}"] = self._method(jobs_pb2.GetJobRequest, self._get)
+            methods[f"/{_SERVICE}/DeleteJob{suffix}"] = self._method(jobs_pb2.DeleteJobRequest, self._delete)
+        return methods
+
+    def _method(self, kind: type[Message], function: Callable[[Any], Awaitable[Message]]) -> Method:
+        async def handler(request: bytes, call: Call) -> bytes:
+            if self._token:
+                shown = dict(call.metadata).get("dapr-api-token", "")
+                if not hmac.compare_digest(shown, self._token):
+                    raise RpcError(Status.UNAUTHENTICATED, "Unauthorized")
+            try:
+                message = kind.FromString(request)
+            except DecodeError as error:
+                raise RpcError(Status.INVALID_ARGUMENT, str(error)) from error
+            try:
+                return (await function(message)).SerializeToString()
+            except ApiError as error:
+                raise RpcError(error.status, error.message, details=error.details()) from error
+
+        return coroutine(handler)
+
+    async def _schedule(self, request: jobs_pb2.ScheduleJobRequest) -> Message:
+        if not request.HasField("job"):
+            raise self._jobs.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_EMPTY", "Job is empty")
+        await self._jobs.schedule(request.job, overwrite=request.overwrite)
+        return jobs_pb2.ScheduleJobResponse()
+
+    async def _get(self, request: jobs_pb2.GetJobRequest) -> Message:
+        return jobs_pb2.GetJobResponse(job=await self._jobs.get(request.name))
+
+    async def _delete(self, request: jobs_pb2.DeleteJobRequest) -> Message:
+        await self._jobs.delete(request.name)
+        return jobs_pb2.DeleteJobResponse()
+
+    async def _delete_by_prefix(self, request: jobs_pb2.DeleteJobsByPrefixRequest) -> Message:
+        await self._jobs.delete_by_prefix(request.name_prefix)
+        return jobs_pb2.DeleteJobsByPrefixResponse()
+
+    async def _list(self, _request: Message) -> Message:
+        return jobs_pb2.ListJobsResponse(jobs=await self._jobs.list())
+
+    async def _get_metadata(self, _request: Message) -> Message:
+        return self._metadata()
+
+    async def _put_metadata(self, request: dapr_pb2.SetMetadataRequest) -> Message:
+        self._set_metadata(request.key, request.value)
+        return Empty()
+
+    async def _stop(self, _request: Message) -> Message:
+        self._shutdown()
+        return Empty()
