@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -23,6 +23,7 @@ from scheduler.aio.endpoint import Endpoints
 from scheduler.cluster.cluster import Cluster
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.config import ServeSettings, is_loopback
+from scheduler.core.lifecycle import Job
 from scheduler.delivery.hub import Hub
 from scheduler.engine.engine import Engine
 from scheduler.etcd.binary import find_etcd
@@ -67,7 +68,7 @@ class Replica:
     def __init__(self, settings: ServeSettings, etcd: Client, address: str, lease_file: LeaseFile | None) -> None:
         """Builds; nothing runs yet. `address` is what sidecars are told."""
         clock = self.clock = SystemClock()
-        rng = random.Random(int.from_bytes(os.urandom(16), "big"))  # noqa: S311 - generations must differ, not be secret
+        rng = random.Random(int.from_bytes(os.urandom(16), "big"))
         keys = Keys(settings.etcd_root)
         self.settings = settings
         self.etcd = etcd
@@ -87,14 +88,7 @@ class Replica:
             lease=lambda: self.cluster.tenure,
             clock=clock,
             statistics=self.engine_statistics,
-            hub=lambda settle, may_fire: Hub(
-                replica=settings.id,
-                settle=settle,
-                may_fire=may_fire,
-                clock=clock,
-                statistics=self.delivery_statistics,
-                window=settings.in_flight_per_stream,
-            ),
+            hub=self._make_hub,
             commit_window=settings.commit_window,
         )
         self.cluster = Cluster(
@@ -113,6 +107,17 @@ class Replica:
         )
         self.leaving = False
 
+    def _make_hub(self, settle: Callable[[Job, bool], None], may_fire: Callable[[], bool]) -> Hub:
+        self.hub = Hub(
+            replica=self.settings.id,
+            settle=settle,
+            may_fire=may_fire,
+            clock=self.clock,
+            statistics=self.delivery_statistics,
+            window=self.settings.in_flight_per_stream,
+        )
+        return self.hub
+
     def methods(self) -> dict[str, Method]:
         """All that the gRPC server offers."""
         settings = self.settings
@@ -128,7 +133,7 @@ class Replica:
             statistics=self.rpc_statistics,
             leaving=lambda: self.leaving,
         )
-        watch = Watch(hub=self.engine.hub, authorizer=authorizer, statistics=self.rpc_statistics)
+        watch = Watch(hub=self.hub, authorizer=authorizer, statistics=self.rpc_statistics)
         services = [SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
         return {
             **jobs.methods(),
@@ -160,12 +165,12 @@ class Replica:
 
     def registry(self) -> CollectorRegistry:
         """All metrics."""
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        engine, hub = self.engine, self.engine.hub
+        engine, hub = self.engine, self.hub
 
         def etcd_requests() -> dict[str, float]:
             totals: dict[str, float] = {}
@@ -237,7 +242,7 @@ async def _etcd(settings: ServeSettings) -> AsyncIterator[Client]:
     tls: ssl.SSLContext | None = None
     if settings.etcd_ca_file or settings.etcd_cert_file:
         tls = client_context(settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
-    rng = random.Random(int.from_bytes(os.urandom(8), "big"))  # noqa: S311 - jitter
+    rng = random.Random(int.from_bytes(os.urandom(8), "big"))
     client = Client(endpoints, rng=rng, tls=tls, credentials=credentials)
     try:
         yield client
@@ -294,7 +299,10 @@ async def _serve(settings: ServeSettings, etcd: Client, stop: asyncio.Event) -> 
     _log.info("serving", id=settings.id, port=port, version=__version__, partitions=settings.partitions)
     try:
         async with asyncio.TaskGroup() as tasks:
-            work = [tasks.create_task(replica.store.run(), name="store"), tasks.create_task(replica.engine.run(), name="engine")]
+            work = [
+                tasks.create_task(replica.store.run(), name="store"),
+                tasks.create_task(replica.engine.run(), name="engine"),
+            ]
             member = tasks.create_task(_take_part(replica, stop), name="cluster")
             await stop.wait()
             _log.info("stopping", id=settings.id)

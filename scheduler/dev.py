@@ -63,7 +63,9 @@ async def run(*, replicas: int, data_dir: Path | None, exit_after_summary: bool)
     """Run until Ctrl-C or SIGTERM, or until the example's summary. Returns the exit code."""
     with contextlib.ExitStack() as stack:
         if data_dir is None:
-            data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scheduler-dev-", ignore_cleanup_errors=True)))
+            data_dir = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="scheduler-dev-", ignore_cleanup_errors=True))
+            )
         data_dir.mkdir(parents=True, exist_ok=True)
         return await _run(replicas, data_dir, exit_after_summary=exit_after_summary)
 
@@ -84,10 +86,10 @@ async def _run(replicas: int, data_dir: Path, *, exit_after_summary: bool) -> in
         _say(f"etcd {version} on {etcd.endpoint}, data in {data_dir}")
         base = [sys.executable, "-m", "scheduler"]
         addresses = []
-        for number in range(replicas):
+        for index in range(replicas):
             port = free_port()
             addresses.append(f"127.0.0.1:{port}")
-            name = f"replica-{number}"
+            name = f"replica-{index}"
             command = [*base, "serve", f"--id={name}", f"--port={port}", "--etcd-embed=false"]
             command += [f"--etcd-client-endpoints={etcd.endpoint}", f"--etcd-data-dir={data_dir / name}"]
             command += ["--healthz-port=0", "--metrics-port=0"]

@@ -158,7 +158,7 @@ class StatisticsCollector(Collector):
             yield metric
 
 
-def scheduler_samples(  # noqa: PLR0913 - one list of all metrics, one source each
+def scheduler_samples(
     *,
     engine: EngineStatistics,
     delivery: DeliveryStatistics,
@@ -183,7 +183,9 @@ def scheduler_samples(  # noqa: PLR0913 - one list of all metrics, one source ea
 
     return [
         histogram("scheduler_trigger_lateness_seconds", "From the due time to the stream.", delivery.lateness),
-        histogram("scheduler_trigger_ack_duration_seconds", "From the stream to the result.", engine.acknowledgement_seconds),
+        histogram(
+            "scheduler_trigger_ack_duration_seconds", "From the stream to the result.", engine.acknowledgement_seconds
+        ),
         counter("scheduler_triggers_sent", "Triggers written to streams.", lambda: delivery.sent),
         typed("scheduler_triggers_succeeded", "Triggers that an app took.", engine.succeeded),
         typed("scheduler_triggers_failed", "Triggers that an app failed.", engine.failed),
@@ -221,6 +223,10 @@ def scheduler_samples(  # noqa: PLR0913 - one list of all metrics, one source ea
         typed("dapr_scheduler_jobs_failed", "Triggers that an app failed.", engine.failed),
         typed("dapr_scheduler_jobs_undelivered", "Due jobs that found no stream.", delivery.undelivered),
         Sample(
-            "counter", "dapr_scheduler_sidecar_errors", "Errors of sidecars.", "reason", lambda: dict(rpc.sidecar_errors)
+            "counter",
+            "dapr_scheduler_sidecar_errors",
+            "Errors of sidecars.",
+            "reason",
+            lambda: dict(rpc.sidecar_errors),
         ),
     ]

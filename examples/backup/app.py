@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     """POST /job/<name> is how a sidecar tells the app that a job is due."""
 
     def do_POST(self) -> None:
-        arrived = datetime.now(UTC)  # noqa: DTZ005
+        arrived = datetime.now(UTC)
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
         name = self.path.removeprefix("/job/")
         replica = self.headers.get("scheduler-replica", "?")
@@ -41,7 +41,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         received.append(late_ms if late_ms is not None else 0.0)
         shown = f"{late_ms:.1f} ms late" if late_ms is not None else "lateness unknown"
-        print(f"trigger {len(received):2d}/{REPEATS}  POST {self.path}  {shown}  fired by {replica}  data {body.decode()}", flush=True)
+        print(
+            f"trigger {len(received):2d}/{REPEATS}  POST {self.path}  {shown}  fired by {replica}  data {body.decode()}",
+            flush=True,
+        )
         if name == JOB and len(received) >= REPEATS:
             done.set()
 

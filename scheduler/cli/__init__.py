@@ -19,7 +19,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SCHEDULER"})
 def main() -> None:
-    """A distributed, clustered job scheduler on etcd that speaks Dapr's Scheduler and Jobs API.
+    r"""A distributed, clustered job scheduler on etcd that speaks Dapr's Scheduler and Jobs API.
 
     \b
     Try it:            scheduler dev
@@ -62,36 +62,70 @@ def _list(value: str) -> tuple[str, ...]:
 @click.option("--id", default="dapr-scheduler-server-0", show_default=True, help="This replica's name in the cluster.")
 @click.option("--port", default=50006, show_default=True, help="gRPC port; 0: any free one.")
 @click.option("--listen-address", default="127.0.0.1", show_default=True, help="gRPC listen address.")
-@click.option("--override-broadcast-host-port", default="", help="host:port that sidecars are told, if not the one listened on.")
+@click.option(
+    "--override-broadcast-host-port", default="", help="host:port that sidecars are told, if not the one listened on."
+)
 @click.option("--healthz-port", default=8080, show_default=True, help="Port of /healthz, /livez and /readyz.")
 @click.option("--healthz-listen-address", default="127.0.0.1", show_default=True, help="Health listen address.")
 @click.option("--enable-metrics", type=bool, default=True, show_default=True, help="Serve Prometheus metrics.")
 @click.option("--metrics-port", default=9090, show_default=True, help="Port of the metrics.")
 @click.option("--metrics-listen-address", default="127.0.0.1", show_default=True, help="Metrics listen address.")
-@click.option("--etcd-embed", type=bool, default=None, help="Run an etcd as a child process.  [default: unless endpoints are given]")
+@click.option(
+    "--etcd-embed",
+    type=bool,
+    default=None,
+    help="Run an etcd as a child process.  [default: unless endpoints are given]",
+)
 @click.option("--etcd-client-endpoints", default="", help="etcd endpoints, comma separated: http(s)://host:port.")
 @click.option("--etcd-client-username", default="", help="etcd user.")
 @click.option("--etcd-client-password-file", type=_PATH, default=None, help="File with the etcd user's password.")
 @click.option("--etcd-ca-file", type=_PATH, default=None, help="CA that etcd's certificate is checked against.")
 @click.option("--etcd-cert-file", type=_PATH, default=None, help="Our certificate towards etcd.")
 @click.option("--etcd-key-file", type=_PATH, default=None, help="Its key.")
-@click.option("--etcd-data-dir", type=_PATH, default=Path("data"), show_default=True, help="Data of the embedded etcd; lease file.")
-@click.option("--etcd-client-port", default=2379, show_default=True, help="Client port of the embedded etcd; 0: any free one.")
-@click.option("--etcd-max-txn-ops", default=128, show_default=True, help="Operations per transaction, as etcd is configured.")
+@click.option(
+    "--etcd-data-dir",
+    type=_PATH,
+    default=Path("data"),
+    show_default=True,
+    help="Data of the embedded etcd; lease file.",
+)
+@click.option(
+    "--etcd-client-port", default=2379, show_default=True, help="Client port of the embedded etcd; 0: any free one."
+)
+@click.option(
+    "--etcd-max-txn-ops", default=128, show_default=True, help="Operations per transaction, as etcd is configured."
+)
 @click.option("--etcd-root", default="/scheduler", show_default=True, help="Root of all our keys.")
 @click.option("--partitions", default=128, show_default=True, help="Partitions of a new cluster; fixed for its life.")
-@click.option("--lease-ttl", "lease_ttl_s", default=5, show_default=True, help="Seconds until a dead replica's work moves.")
+@click.option(
+    "--lease-ttl", "lease_ttl_s", default=5, show_default=True, help="Seconds until a dead replica's work moves."
+)
 @click.option("--in-flight-per-stream", default=8192, show_default=True, help="Unanswered triggers per stream.")
-@click.option("--commit-window", default=16384, show_default=True, help="Results that may wait for etcd before firing stops.")
-@click.option("--drain-timeout", "drain_timeout_s", default=8.0, show_default=True, help="Seconds for handing partitions over at SIGTERM.")
+@click.option(
+    "--commit-window", default=16384, show_default=True, help="Results that may wait for etcd before firing stops."
+)
+@click.option(
+    "--drain-timeout",
+    "drain_timeout_s",
+    default=8.0,
+    show_default=True,
+    help="Seconds for handing partitions over at SIGTERM.",
+)
 @click.option("--tls-cert-file", type=_PATH, default=None, help="Our certificate; turns TLS on.")
 @click.option("--tls-key-file", type=_PATH, default=None, help="Its key.")
-@click.option("--tls-ca-file", type=_PATH, default=None, help="CA of the clients; turns mutual TLS with SPIFFE identities on.")
-@click.option("--trust-domain", "trust_domains", default="", help="SPIFFE trust domains to accept, comma separated.  [default: any]")
+@click.option(
+    "--tls-ca-file", type=_PATH, default=None, help="CA of the clients; turns mutual TLS with SPIFFE identities on."
+)
+@click.option(
+    "--trust-domain",
+    "trust_domains",
+    default="",
+    help="SPIFFE trust domains to accept, comma separated.  [default: any]",
+)
 @click.option("--allow-insecure", is_flag=True, help="Serve plaintext on addresses other than loopback.")
 @click.option("--log-level", type=_LEVELS, default="info", show_default=True)
 @click.option("--log-as-json", type=bool, default=False, show_default=True)
-def serve(log_level: str, log_as_json: bool, **values: Any) -> None:  # noqa: FBT001 - click's calling convention
+def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
     """Run one scheduler replica.
 
     Without endpoints it runs an etcd of its own, which suits one machine. Replicas of one cluster share etcd, and
@@ -116,23 +150,37 @@ def serve(log_level: str, log_as_json: bool, **values: Any) -> None:  # noqa: FB
 @click.option("--app-max-concurrency", default=-1, show_default=True, help="Triggers at once at the app; -1: no limit.")
 @click.option("--dapr-http-port", default=3500, show_default=True, help="Port of the HTTP Jobs API.")
 @click.option("--dapr-grpc-port", default=50001, show_default=True, help="Port of the gRPC runtime API.")
-@click.option("--dapr-listen-addresses", default="127.0.0.1", show_default=True, help="Listen addresses, comma separated.")
-@click.option("--scheduler-host-address", default="localhost:50006", show_default=True, envvar="DAPR_SCHEDULER_HOST_ADDRESS_DNS_A", help="Schedulers, comma separated; empty: none.")
+@click.option(
+    "--dapr-listen-addresses", default="127.0.0.1", show_default=True, help="Listen addresses, comma separated."
+)
+@click.option(
+    "--scheduler-host-address",
+    default="localhost:50006",
+    show_default=True,
+    envvar="DAPR_SCHEDULER_HOST_ADDRESS_DNS_A",
+    help="Schedulers, comma separated; empty: none.",
+)
 @click.option("--scheduler-job-streams", default=3, show_default=True, help="Streams per scheduler.")
-@click.option("--namespace", default=lambda: os.environ.get("NAMESPACE", "default"), help="The app's namespace.  [default: $NAMESPACE or default]")
+@click.option(
+    "--namespace",
+    default=lambda: os.environ.get("NAMESPACE", "default"),
+    help="The app's namespace.  [default: $NAMESPACE or default]",
+)
 @click.option("--dapr-api-token", default="", envvar="DAPR_API_TOKEN", help="Token that API callers must show.")
 @click.option("--app-api-token", default="", envvar="APP_API_TOKEN", help="Token that is shown to the app.")
 @click.option("--dapr-graceful-shutdown-seconds", "graceful_shutdown_s", default=5.0, show_default=True)
 @click.option("--allow-insecure", is_flag=True, help="Listen in plaintext on addresses other than loopback.")
 @click.option("--log-level", type=_LEVELS, default="info", show_default=True)
 @click.option("--log-as-json", type=bool, default=False, show_default=True)
-def sidecar(log_level: str, log_as_json: bool, **values: Any) -> None:  # noqa: FBT001 - click's calling convention
+def sidecar(log_level: str, log_as_json: bool, **values: Any) -> None:
     """Run a sidecar: the Jobs API for one app, and the delivery of its jobs.
 
     The app schedules with POST /v1.0/jobs/NAME on --dapr-http-port and receives POST /job/NAME on its own port.
     """
     values["dapr_listen_addresses"] = _list(values["dapr_listen_addresses"])
-    values["scheduler_host_address"] = tuple(a.strip("\"' ") for a in _list(values["scheduler_host_address"]) if a.strip("\"' "))
+    values["scheduler_host_address"] = tuple(
+        a.strip("\"' ") for a in _list(values["scheduler_host_address"]) if a.strip("\"' ")
+    )
     settings = _settings(SidecarSettings, values)
     _logging(log_level, as_json=log_as_json)
     from scheduler.sidecar import app
@@ -142,9 +190,14 @@ def sidecar(log_level: str, log_as_json: bool, **values: Any) -> None:  # noqa: 
 
 @main.command()
 @click.option("--replicas", default=3, show_default=True, help="Scheduler replicas.")
-@click.option("--data-dir", type=_PATH, default=None, help="Keep etcd's data and the logs here.  [default: a directory that is removed]")
+@click.option(
+    "--data-dir",
+    type=_PATH,
+    default=None,
+    help="Keep etcd's data and the logs here.  [default: a directory that is removed]",
+)
 @click.option("--exit-after-summary", is_flag=True, help="Stop by itself after the example's summary.")
-def dev(replicas: int, data_dir: Path | None, exit_after_summary: bool) -> None:  # noqa: FBT001 - click's calling convention
+def dev(replicas: int, data_dir: Path | None, exit_after_summary: bool) -> None:
     """Run everything on this machine: an etcd, replicas, a sidecar, and an example app that receives its triggers.
 
     Ctrl-C stops it all.

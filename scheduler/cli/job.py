@@ -72,7 +72,9 @@ def job() -> None:
 @click.option("--ttl", default=None, help="When it ends: RFC 3339, or a duration.")
 @click.option("--data", default=None, help="Payload, as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace a job of that name.")
-def schedule(name: str, address: str, namespace: str, app_id: str, overwrite: bool, data: str | None, **times: Any) -> None:  # noqa: FBT001
+def schedule(
+    name: str, address: str, namespace: str, app_id: str, overwrite: bool, data: str | None, **times: Any
+) -> None:
     """Schedule the job NAME.
 
     Example: scheduler job schedule prod-db-backup --app-id backup --schedule "@every 1m" --data '{"db": "my-prod-db"}'

@@ -260,7 +260,9 @@ class Cluster:
                 return
             if result.outcome is Outcome.REJECTED and not warned:
                 warned = True
-                _log.warning("replica_id_taken", replica=self.replica, hint="waiting for the other process's lease to end")
+                _log.warning(
+                    "replica_id_taken", replica=self.replica, hint="waiting for the other process's lease to end"
+                )
             await asyncio.sleep(_RETRY_S)
 
     async def _set_state(self, state: "Member.State") -> None:
@@ -372,7 +374,9 @@ class Cluster:
         wanted = assign(serving, self._partition_count)
         await self._claim([p for p, name in wanted.items() if name == self.replica and p not in self._claims])
         for partition in list(self._owned):
-            if (self._draining or wanted.get(partition, self.replica) != self.replica) and partition not in self._moving:
+            if (
+                self._draining or wanted.get(partition, self.replica) != self.replica
+            ) and partition not in self._moving:
                 self._hand_over(partition)
         if self._draining and not self._owned and not self._moving:
             self._drained.set()

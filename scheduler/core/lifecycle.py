@@ -37,18 +37,18 @@ class State(IntEnum):
 
 
 class Progress(NamedTuple):
-    """What the ledger keeps of a job. Merging is monotone in (done, count, attempts), so order and repetition do not matter."""
+    """What the ledger keeps of a job. Merging is monotone in (done, finished, attempts), so order and repetition do not matter."""
 
     generation: int
-    count: int  # occurrences finished
+    finished: int  # occurrences
     attempts: int  # failed attempts of the current occurrence
-    last_ns: int  # the scheduled time of the last finished occurrence; meaningless while count is 0
+    last_ns: int  # the scheduled time of the last finished occurrence; meaningless while none is finished
     retry_ns: int  # when the next attempt is due; meaningless while attempts is 0
     done: bool
 
     def supersedes(self, other: "Progress") -> bool:
         """Whether this is later in the same generation's life than `other`."""
-        return (self.done, self.count, self.attempts) > (other.done, other.count, other.attempts)
+        return (self.done, self.finished, self.attempts) > (other.done, other.finished, other.attempts)
 
 
 class Job:
@@ -110,12 +110,12 @@ class Job:
         self.last_ns = 0
         self.planned_ns = self.fire_ns = 0
         if progress is not None and progress.done:
-            self.count, self.last_ns, self.state = progress.count, progress.last_ns, State.DONE
+            self.count, self.last_ns, self.state = progress.finished, progress.last_ns, State.DONE
             return
-        if progress is None or progress.count == 0:
+        if progress is None or progress.finished == 0:
             planned = first_ns if first_ns is not None and (expires_ns is None or first_ns <= expires_ns) else None
         else:
-            self.count, self.last_ns = progress.count, progress.last_ns
+            self.count, self.last_ns = progress.finished, progress.last_ns
             planned = self._next_planned()
         if planned is None:
             self.state = State.DONE
@@ -168,7 +168,14 @@ class Job:
 
     def progress(self) -> Progress:
         """What the ledger must know of the job as it stands."""
-        return Progress(self.generation, self.count, self.attempts, self.last_ns, self.fire_ns if self.attempts else 0, self.state is State.DONE)
+        return Progress(
+            self.generation,
+            self.count,
+            self.attempts,
+            self.last_ns,
+            self.fire_ns if self.attempts else 0,
+            self.state is State.DONE,
+        )
 
     def __repr__(self) -> str:
         return f"<Job {self.key!r} {self.state.name} generation={self.generation:x} count={self.count} attempts={self.attempts} planned_ns={self.planned_ns}>"

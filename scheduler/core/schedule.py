@@ -82,7 +82,7 @@ class ResolvedTimes:
     expires_ns: int | None
 
 
-def resolve(
+def resolve(  # noqa: C901 - the reference's checks, in the reference's order
     *, schedule: str | None, repeats: int | None, due_time: str | None, ttl: str | None, now_ns: int
 ) -> ResolvedTimes:
     """Check a job's time fields in the reference's order and resolve them against now. Raises InvalidJob."""

@@ -6,6 +6,7 @@ Cancelling marks; marked entries fall out when they come up, or in a sweep once 
 
 from collections import deque
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 from scheduler.core.lifecycle import Job
 
@@ -20,7 +21,8 @@ class TimerQueue:
 
     def __init__(self) -> None:
         self._grains: list[int] = []
-        self._buckets: dict[int, Job | list[Job]] = {}
+        # One job, or a list of them: most grains of a quiet queue hold one.
+        self._buckets: dict[int, Any] = {}
         self._ready: deque[tuple[int, Job]] = deque()
         self._live = 0
         self._cancelled = 0
@@ -42,7 +44,7 @@ class TimerQueue:
         elif type(bucket) is list:
             bucket.append(job)
         else:
-            self._buckets[grain] = [bucket, job]  # type: ignore[list-item]
+            self._buckets[grain] = [bucket, job]
 
     def cancel(self, job: Job) -> None:
         """Take the job out, wherever it is; no harm if it is not in."""
@@ -81,15 +83,15 @@ class TimerQueue:
             if type(bucket) is list:
                 ready.extend((grain, job) for job in bucket)
             else:
-                ready.append((grain, bucket))  # type: ignore[arg-type]
+                ready.append((grain, bucket))
         self._live -= len(due)
         return due
 
     def _sweep(self) -> None:
         """Drop all cancelled entries at once."""
-        kept: dict[int, Job | list[Job]] = {}
+        kept: dict[int, Any] = {}
         for grain, bucket in self._buckets.items():
-            jobs = [job for job in (bucket if type(bucket) is list else [bucket]) if job.timer == grain]  # type: ignore[union-attr]
+            jobs = [job for job in (bucket if type(bucket) is list else [bucket]) if job.timer == grain]
             if jobs:
                 kept[grain] = jobs[0] if len(jobs) == 1 else jobs
         self._ready = deque((grain, job) for grain, job in self._ready if job.timer == grain)

@@ -25,7 +25,9 @@ _OUTPUT_MAX_BYTES = 1 << 20
 class Outlet(Protocol):
     """What the hub needs of a WatchJobs call (scheduler.http2.server.Call has it)."""
 
-    send_buffered: int
+    @property
+    def send_buffered(self) -> int:
+        """Bytes that flow control or the socket has not taken yet."""
 
     def send_framed(self, chunk: bytes) -> None:
         """Queue whole gRPC messages that carry their frames already."""

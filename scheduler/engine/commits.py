@@ -153,8 +153,8 @@ class Commits:
         """Send the same batches until they are committed, leaving out partitions that turn out not to be ours."""
         retry_s = _RETRY_S[0]
         while taken:
+            started_s = self._clock.boottime_s()
             try:
-                started_s = self._clock.boottime_s()
                 outcome, lost = await self._log.append([append for _, _, append in taken])
             except EtcdError as error:
                 outcome, lost = Outcome.UNKNOWN, set()
@@ -178,7 +178,9 @@ class Commits:
     def _wants_fold(self, owned: OwnedPartition) -> bool:
         if owned.phase is not Phase.FIRING:
             return False
-        return owned.journal_batches >= _FOLD_BATCHES or owned.journal_entries >= max(_FOLD_ENTRIES, 2 * len(owned.jobs))
+        return owned.journal_batches >= _FOLD_BATCHES or owned.journal_entries >= max(
+            _FOLD_ENTRIES, 2 * len(owned.jobs)
+        )
 
     async def _fold(self, owned: OwnedPartition) -> None:
         """Write the partition's progress as one checkpoint; on any trouble the journal simply grows on."""

@@ -8,12 +8,11 @@ The engine is synchronous state of one event loop; its tasks live in the group t
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from scheduler.aio.clock import Clock
 from scheduler.core.lifecycle import Job, Progress, State
 from scheduler.core.timers import TimerQueue
-from scheduler.delivery.hub import Hub
 from scheduler.engine.commits import Commits
 from scheduler.engine.partition import OwnedPartition, Phase
 from scheduler.etcd.api import Event, KeyValue
@@ -43,6 +42,19 @@ class Lease(Protocol):
 
     def may_act(self, boottime_s: float) -> bool:
         """False once the lease cannot be trusted any more."""
+
+
+class Hub(Protocol):
+    """The delivery room, as the engine sees it."""
+
+    def target(self, key: str) -> Any:
+        """The addressee behind the first three segments of a storage key; each job keeps its own."""
+
+    def offer(self, job: Job, now_ns: int) -> None:
+        """A due job: send it, or let it wait for a stream."""
+
+    def resume(self) -> None:
+        """Firing is allowed again."""
 
 
 class Engine:

@@ -6,7 +6,6 @@ lost is `Outcome.UNKNOWN`, and the caller, who alone knows what the write meant,
 
 import enum
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -86,12 +85,12 @@ class Outcome(enum.Enum):
 
 
 class RangeResult(NamedTuple):
-    """`count` is the number of keys in the range, `more` whether the limit cut the list; `revision` is the store's when it answered."""
+    """`total` is the number of keys in the range, `more` whether the limit cut the list; `revision` is the store's when it answered."""
 
     revision: int
     kvs: list[KeyValue]
     more: bool
-    count: int
+    total: int
 
 
 class DeleteResult(NamedTuple):
@@ -151,7 +150,9 @@ class Etcd(Protocol):
     async def range(self, request: Range, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> RangeResult:
         """One range read."""
 
-    def pages(self, key: bytes, range_end: bytes, *, page_size: int, revision: int = 0, timeout_s: float = DEFAULT_TIMEOUT_S) -> AsyncIterator[RangeResult]:
+    def pages(
+        self, key: bytes, range_end: bytes, *, page_size: int, revision: int = 0, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> AsyncIterator[RangeResult]:
         """All keys of a range in pages, every page at the revision of the first (or at `revision`)."""
 
     async def txn(
@@ -176,7 +177,9 @@ class Etcd(Protocol):
     async def lease_keys(self, lease_id: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[float, list[bytes]]:
         """Remaining TTL in seconds (-1 or less: gone) and the attached keys."""
 
-    def watch(self, key: bytes, range_end: bytes, *, start_revision: int, on_events: EventsCallback, on_lost: LostCallback) -> WatchHandle:
+    def watch(
+        self, key: bytes, range_end: bytes, *, start_revision: int, on_events: EventsCallback, on_lost: LostCallback
+    ) -> WatchHandle:
         """Watch [key, range_end) (one key if range_end is empty) from `start_revision`, across reconnects, without gap or repeat.
 
         Callbacks run on the event loop and must not block.

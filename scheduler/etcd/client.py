@@ -184,11 +184,11 @@ class Client:
                     self._token = None
                 elif not isinstance(known, EtcdUnavailable):
                     self.requests[operation, "refused"] += 1
-                    raise (known or EtcdUnavailable(error.message)) from error
+                    raise (EtcdUnavailable(error.message) if known is None else known) from error
                 self._advance(at)
                 if loop.time() + _RETRY_PAUSE_S >= deadline:
                     self.requests[operation, "unavailable"] += 1
-                    raise (known or EtcdUnavailable(error.message)) from error
+                    raise (EtcdUnavailable(error.message) if known is None else known) from error
                 await asyncio.sleep(_RETRY_PAUSE_S)
                 continue
             self.requests[operation, "ok"] += 1

@@ -47,7 +47,17 @@ class ConnectError(RpcError):
 class ClientCall(Stream):
     """One call on the client side. It may be made before the connection is there; what is sent meanwhile waits."""
 
-    __slots__ = ("_channel", "_early", "_half_closed", "_headers", "_sink", "_timer", "ended", "response_metadata", "wait_for_ready")
+    __slots__ = (
+        "_channel",
+        "_early",
+        "_half_closed",
+        "_headers",
+        "_sink",
+        "_timer",
+        "ended",
+        "response_metadata",
+        "wait_for_ready",
+    )
 
     def __init__(self, channel: "Channel", headers: bytes, sink: Sink, *, wait_for_ready: bool) -> None:
         """Made by `Channel.stream`."""
@@ -154,7 +164,9 @@ class ClientCall(Stream):
         except ValueError:
             details = b""
         metadata = tuple((name, value) for name, value in headers if name[:1] != ":")
-        self._conclude(RpcError(status, decode_text(fields.get("grpc-message", "")), details=details, metadata=metadata))
+        self._conclude(
+            RpcError(status, decode_text(fields.get("grpc-message", "")), details=details, metadata=metadata)
+        )
 
     def _conclude(self, error: RpcError | None) -> None:
         """The server has said how the call ended."""
@@ -288,15 +300,19 @@ class Channel:
         self._server_hostname = server_hostname
         self._limits = limits or Limits()
         self._keepalive_s = keepalive_s
-        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._rng = rng or random.Random()
         self._shell: _ClientShell | None = None
         self._waiting: dict[ClientCall | _Probe, None] = {}
         self._connecting: asyncio.Task[None] | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._closed = False
         authority = "localhost" if self._address is None else target
-        self._constant = encode_block([(":method", "POST"), (":scheme", "https" if tls else "http"), (":authority", authority)])
-        self._trailing = encode_block([("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", user_agent)])
+        self._constant = encode_block(
+            [(":method", "POST"), (":scheme", "https" if tls else "http"), (":authority", authority)]
+        )
+        self._trailing = encode_block(
+            [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", user_agent)]
+        )
         self._heads: dict[str, bytes] = {}
         self.last_error = "not connected yet"
 
@@ -375,7 +391,9 @@ class Channel:
 
     def _connect(self) -> None:
         if self._connecting is None and not self.connected and not self._closed:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect_until_needless(), name=f"connect {self.target}")
+            self._connecting = asyncio.get_running_loop().create_task(
+                self._connect_until_needless(), name=f"connect {self.target}"
+            )
 
     async def _connect_until_needless(self) -> None:
         """Connect; on failure fail the calls that do not wait, and go on with growing pauses while others do."""
@@ -386,7 +404,7 @@ class Channel:
                     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                         self._shell = await self._open()
                 except (OSError, TimeoutError, ssl.SSLError) as error:
-                    self.last_error = f"cannot connect to {self.target}: {error or type(error).__name__}"
+                    self.last_error = f"cannot connect to {self.target}: {str(error) or type(error).__name__}"
                     for call in [call for call in self._waiting if not call.wait_for_ready]:
                         del self._waiting[call]
                         call.broken(ConnectError(self.last_error))

@@ -76,7 +76,12 @@ def decode_binary(text: str) -> bytes:
 
 def parse_timeout(text: str) -> float:
     """The grpc-timeout header in seconds. Raises ValueError."""
-    if not 2 <= len(text) <= 9 or not text[:-1].isascii() or not text[:-1].isdigit() or text[-1] not in _TIMEOUT_UNITS_S:
+    if (
+        not 2 <= len(text) <= 9
+        or not text[:-1].isascii()
+        or not text[:-1].isdigit()
+        or text[-1] not in _TIMEOUT_UNITS_S
+    ):
         raise ValueError(f"grpc-timeout {text!r} is not up to eight digits and one of H M S m u n")
     return int(text[:-1]) * _TIMEOUT_UNITS_S[text[-1]]
 

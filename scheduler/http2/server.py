@@ -20,7 +20,9 @@ from scheduler.http2.transport import Shell, speaks_http2
 
 _RESPONSE_HEADERS = encode_block([(":status", "200"), ("content-type", "application/grpc")])
 _OK_TRAILERS = encode_block([("grpc-status", "0")])
-_NOT_GRPC = encode_block([(":status", "415"), ("grpc-status", "2"), ("grpc-message", "content-type is not application/grpc")])
+_NOT_GRPC = encode_block(
+    [(":status", "415"), ("grpc-status", "2"), ("grpc-message", "content-type is not application/grpc")]
+)
 _NOT_POST = encode_block([(":status", "405"), ("grpc-status", "2"), ("grpc-message", "the method is not POST")])
 _OUR_HEADERS = frozenset({"te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"})
 _MAINTENANCE_S = 1.0
@@ -74,7 +76,19 @@ class Peer:
 class Call(Stream):
     """One call on the server side. Whatever is sent after the call has ended is dropped silently: the peer is gone."""
 
-    __slots__ = ("_deadline_timer", "_request", "_sink", "_started", "deadline", "ended", "metadata", "method", "on_end", "path", "shell")
+    __slots__ = (
+        "_deadline_timer",
+        "_request",
+        "_sink",
+        "_started",
+        "deadline",
+        "ended",
+        "metadata",
+        "method",
+        "on_end",
+        "path",
+        "shell",
+    )
 
     def __init__(self, connection: Connection, stream_id: int, shell: "_ServerShell") -> None:
         """Made by the connection, before the request's headers are known."""
@@ -178,7 +192,7 @@ class Call(Stream):
 
     # What the connection calls
 
-    def headers_received(self, headers: Headers, *, ended: bool) -> None:
+    def headers_received(self, headers: Headers, *, ended: bool) -> None:  # noqa: ARG002 - the base class's contract
         """The request's headers: find the method, set the deadline."""
         verb = content_type = ""
         metadata: list[tuple[str, str]] = []
@@ -219,7 +233,7 @@ class Call(Stream):
         elif isinstance(method, Streaming):
             try:
                 self._sink = method.handler(self)
-            except Exception as error:  # noqa: BLE001 - the boundary between a handler and everybody else's calls
+            except Exception as error:
                 self._handler_failed(error)
 
     def _set_deadline(self, text: str) -> None:
@@ -247,7 +261,7 @@ class Call(Stream):
         if self._sink is not None:
             try:
                 self._sink.on_message(message)
-            except Exception as error:  # noqa: BLE001 - as in _dispatch
+            except Exception as error:
                 self._handler_failed(error)
         elif not self.ended:
             if self._request is not None:
@@ -259,7 +273,7 @@ class Call(Stream):
         if self._sink is not None:
             try:
                 self._sink.on_half_close()
-            except Exception as error:  # noqa: BLE001 - as in _dispatch
+            except Exception as error:
                 self._handler_failed(error)
             return
         if self.ended or self.method is None:
@@ -271,7 +285,7 @@ class Call(Stream):
         assert isinstance(self.method, Unary), self.method
         try:
             self.method.handler(request, self)
-        except Exception as error:  # noqa: BLE001 - as in _dispatch
+        except Exception as error:
             self._handler_failed(error)
 
     def _handler_failed(self, error: Exception) -> None:
@@ -305,7 +319,7 @@ class Call(Stream):
         if sink is not None:
             try:
                 sink.on_closed(error)
-            except Exception as failure:  # noqa: BLE001 - as in _dispatch
+            except Exception as failure:
                 self.shell.server.on_error(self.path, failure)
 
     def writable(self) -> None:
@@ -323,7 +337,7 @@ def coroutine(function: Callable[[bytes, Call], Awaitable[bytes]]) -> Unary:
                 call.reply(await function(request, call))
             except RpcError as error:
                 call.fail(error.status, error.message, details=error.details)
-            except Exception as error:  # noqa: BLE001 - the boundary between a handler and the process
+            except Exception as error:
                 call.shell.server.on_error(call.path, error)
                 call.fail(Status.INTERNAL, "internal error")
 
@@ -454,7 +468,7 @@ class Server:
         end = loop.time() + grace_s
         for shell in list(self.shells):
             shell.connection.go_away(text="the server is shutting down")
-        while any(shell.connection.streams for shell in self.shells) and loop.time() < end:
+        while any(shell.connection.streams for shell in self.shells) and loop.time() < end:  # noqa: ASYNC110 - bounded, once per life
             await asyncio.sleep(0.01)
         for shell in list(self.shells):
             for stream in list(shell.connection.streams.values()):
@@ -468,7 +482,7 @@ class Server:
                 shell.transport.close()
         if self._maintenance is not None:
             self._maintenance.cancel()
-        while self.shells and loop.time() < end + 1.0:
+        while self.shells and loop.time() < end + 1.0:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
         for shell in list(self.shells):
             if shell.transport is not None:
@@ -484,4 +498,15 @@ class Server:
         )
 
 
-__all__ = ["Call", "ErrorCode", "Method", "Peer", "Server", "ServerStatistics", "Sink", "Streaming", "Unary", "coroutine"]
+__all__ = [
+    "Call",
+    "ErrorCode",
+    "Method",
+    "Peer",
+    "Server",
+    "ServerStatistics",
+    "Sink",
+    "Streaming",
+    "Unary",
+    "coroutine",
+]

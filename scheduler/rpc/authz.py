@@ -113,4 +113,3 @@ class Authorizer:
             case _:
                 shown = "" if metadata.HasField("target") else "<nil>"
                 raise RpcError(Status.UNKNOWN, f"unknown job type: {shown}")
-

@@ -44,6 +44,6 @@ class _HostWatch:
     def on_writable(self) -> None:
         """Lists are small: nothing waits for room."""
 
-    def on_closed(self, error: RpcError | None) -> None:
+    def on_closed(self, error: RpcError | None) -> None:  # noqa: ARG002 - the sink's contract
         """The watcher is gone."""
         self._unsubscribe()

@@ -131,7 +131,7 @@ class Jobs:
         statistics, is_actor, name = self._statistics, target.is_actor, message.name
         try:
             if not message.HasField("job"):
-                raise RpcError(Status.INVALID_ARGUMENT, "job is missing in request")
+                raise RpcError(Status.INVALID_ARGUMENT, "job is missing in request")  # noqa: TRY301 - counted like the others
             names.check_name(names.reference_name(target, name))
             record = record_of(message, self._clock.wall_ns())
         except (SchedulerError, RpcError) as error:

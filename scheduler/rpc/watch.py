@@ -81,7 +81,7 @@ class _JobWatch:
                         break
                     shift += 7
             if position == size and message[1] == size - 2:
-                self._owner.hub.acknowledge(stream, number, True)
+                self._owner.hub.acknowledge(stream, number, True)  # noqa: FBT003 - hot path
                 return
         self._uncommon(message)
 

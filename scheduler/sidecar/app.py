@@ -33,7 +33,7 @@ class Sidecar:
         """Builds; nothing runs yet."""
         self.settings = settings
         self.stop = stop
-        rng = random.Random(int.from_bytes(os.urandom(8), "big"))  # noqa: S311 - jitter
+        rng = random.Random(int.from_bytes(os.urandom(8), "big"))
         self.delivery = Delivery(self._app_channel(), concurrency_max=settings.app_max_concurrency)
         self.schedulers = Schedulers(
             addresses=settings.scheduler_host_address,

@@ -1,6 +1,7 @@
 """Delivery of triggers to the app (sidecar-and-jobs-api.md 3): over HTTP or gRPC, with the verdict that goes back."""
 
 import asyncio
+import json
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -35,8 +36,19 @@ def body_of(trigger: pb.WatchJobsResponse) -> bytes:
         value = Value.FromString(trigger.data.value)
         if value.WhichOneof("kind") is None:
             return b""
-        return json_format.MessageToJson(value, indent=None, ensure_ascii=False).encode()
+        return json.dumps(_plain(json_format.MessageToDict(value)), ensure_ascii=False, allow_nan=False).encode()
     return trigger.data.value.strip()
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers without a decimal point, as Go writes them."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value
 
 
 def identity_of(trigger: pb.WatchJobsResponse) -> dict[str, str]:

@@ -26,12 +26,17 @@ class ApiError(Exception):
         """The grpc-status-details-bin value."""
         status = RpcStatus(code=int(self.status), message=self.message)
         status.details.add().Pack(ErrorInfo(domain="dapr.io", reason=self.reason, metadata=self.metadata))
-        return status.SerializeToString()
+        data: bytes = status.SerializeToString()
+        return data
 
 
 def go_text(error: RpcError) -> str:
     """An error as Go prints it; ours without a call behind them carry no code."""
-    if error.message in {"scheduler clients are disabled", "no scheduler client initialized", "context deadline exceeded"}:
+    if error.message in {
+        "scheduler clients are disabled",
+        "no scheduler client initialized",
+        "context deadline exceeded",
+    }:
         return error.message
     return f"rpc error: code = {error.status.camel_name} desc = {error.message}"
 

@@ -100,9 +100,10 @@ class Schedulers:
         if set(hosts) == set(self.hosts):
             return
         _log.info("scheduler_hosts", hosts=",".join(hosts))
-        old, self._unary = self._unary, [
-            Channel(host, limits=_LIMITS, keepalive_s=10.0, rng=self._rng) for host in hosts
-        ]
+        old, self._unary = (
+            self._unary,
+            [Channel(host, limits=_LIMITS, keepalive_s=10.0, rng=self._rng) for host in hosts],
+        )
         self.hosts = hosts
         self._arrange()
         for channel in old:
@@ -157,7 +158,9 @@ class Schedulers:
             return
         for host in wanted:
             if host not in self._streams:
-                streams = [JobStream(host, self._initial, self._on_trigger, self._rng) for _ in range(self._streams_per_host)]
+                streams = [
+                    JobStream(host, self._initial, self._on_trigger, self._rng) for _ in range(self._streams_per_host)
+                ]
                 self._streams[host] = streams
                 for number, stream in enumerate(streams):
                     stream.task = self._tasks.create_task(stream.run(), name=f"stream {number} to {host}")

@@ -50,7 +50,9 @@ def _policy_of(data: bytes) -> FailurePolicy:
             case "constant":
                 constant = message.constant
                 interval = constant.interval.seconds * NS + constant.interval.nanos
-                policy = FailurePolicy(max(0, interval), constant.max_retries if constant.HasField("max_retries") else None)
+                policy = FailurePolicy(
+                    max(0, interval), constant.max_retries if constant.HasField("max_retries") else None
+                )
             case _:
                 policy = DEFAULT_POLICY
         if len(_policies) >= _POLICIES_MAX:

@@ -11,7 +11,19 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
-from scheduler.etcd.api import Compare, CompareTarget, Delete, Etcd, Operation, Outcome, Put, Range, RangeResult, Txn, TxnResult
+from scheduler.etcd.api import (
+    Compare,
+    CompareTarget,
+    Delete,
+    Etcd,
+    Operation,
+    Outcome,
+    Put,
+    Range,
+    RangeResult,
+    Txn,
+    TxnResult,
+)
 from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError
 from scheduler.store.codec import CorruptRecord, decode_record
 from scheduler.store.errors import JobExists, RecordTooLarge, StoreError, StoreFull, StoreUnavailable
@@ -73,7 +85,11 @@ class JobStore:
         record.generation = self._rng.getrandbits(64) or 1
         value = record.SerializeToString()
         if len(value) + len(key) > self._max_request_bytes:
-            done(RecordTooLarge(f"job of {len(value)} bytes is larger than the {self._max_request_bytes} bytes that etcd takes"))
+            done(
+                RecordTooLarge(
+                    f"job of {len(value)} bytes is larger than the {self._max_request_bytes} bytes that etcd takes"
+                )
+            )
             return
         self._enqueue(_Write(self._etcd_key(key), value, create=not overwrite, done=done))
 
@@ -159,7 +175,12 @@ class JobStore:
         lost: list[_Write] = []
         for index, write in enumerate(group):
             found = result.responses[index] if index < len(result.responses) else None
-            if write.value is not None and isinstance(found, RangeResult) and found.kvs and found.kvs[0].value == write.value:
+            if (
+                write.value is not None
+                and isinstance(found, RangeResult)
+                and found.kvs
+                and found.kvs[0].value == write.value
+            ):
                 write.done(None)
             else:
                 lost.append(write)
@@ -168,7 +189,9 @@ class JobStore:
     def _unavailable(self, group: list[_Write], error: EtcdError | None) -> None:
         """Answer the group, and with it what queued up behind it: whoever waits must not wait for one time-out after the other."""
         if error is None:
-            unknown = StoreUnavailable("etcd's answer was lost: the write may or may not be in force; repeating it is safe")
+            unknown = StoreUnavailable(
+                "etcd's answer was lost: the write may or may not be in force; repeating it is safe"
+            )
         else:
             unknown = StoreUnavailable(f"etcd is not available: {error}")
         for write in group:
@@ -205,18 +228,23 @@ class JobStore:
         try:
             for chunk in self._partition_chunks():
                 ranges = [self._partition_range(partition, prefix) for partition in chunk]
-                reads: list[Operation] = [Range(start, end, limit=_LIST_PAGE, revision=revision) for start, end in ranges]
+                reads: list[Operation] = [
+                    Range(start, end, limit=_LIST_PAGE, revision=revision) for start, end in ranges
+                ]
                 result = await self._etcd.txn((), reads, timeout_s=_left(deadline))
                 if result.outcome is Outcome.UNKNOWN:
                     raise StoreUnavailable("etcd did not answer in time")
                 revision = revision or result.revision
-                for (_, end), page in zip(ranges, result.responses, strict=True):
+                for (_, end), first in zip(ranges, result.responses, strict=True):
+                    page = first
                     while isinstance(page, RangeResult):
                         found.extend((kv.key, kv.value) for kv in page.kvs)
                         if not page.more:
                             break
                         after = page.kvs[-1].key + b"\0"
-                        page = await self._etcd.range(Range(after, end, limit=_LIST_PAGE, revision=revision), timeout_s=_left(deadline))  # noqa: PLW2901
+                        page = await self._etcd.range(
+                            Range(after, end, limit=_LIST_PAGE, revision=revision), timeout_s=_left(deadline)
+                        )
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
         skip = len(self._keys.partition_jobs(0))
@@ -238,7 +266,9 @@ class JobStore:
                 deletes: list[Operation] = [Delete(*self._partition_range(partition, prefix)) for partition in chunk]
                 result = await self._etcd.txn((), deletes, timeout_s=_left(deadline))
                 if result.outcome is Outcome.UNKNOWN:
-                    raise StoreUnavailable("etcd's answer was lost: the jobs may or may not be deleted; repeating it is safe")
+                    raise StoreUnavailable(
+                        "etcd's answer was lost: the jobs may or may not be deleted; repeating it is safe"
+                    )
                 deleted += sum(getattr(response, "deleted", 0) for response in result.responses)
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error

@@ -18,7 +18,9 @@ def range_end(prefix: bytes) -> bytes:
 
 def partition_of(key: str, partition_count: int) -> int:
     """The partition of a job's storage key: stable across processes, versions and machines."""
-    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") % partition_count
+    return (
+        int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") % partition_count
+    )
 
 
 class Keys:

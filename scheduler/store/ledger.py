@@ -53,7 +53,9 @@ def merge_batch(value: bytes, into: dict[int, Progress]) -> int:
     if batch.format_version != FORMAT_VERSION:
         raise CorruptRecord(f"ledger batch has format {batch.format_version}, this version reads {FORMAT_VERSION}")
     if len(batch.entries) % ENTRY_BYTES:
-        raise CorruptRecord(f"ledger batch of {len(batch.entries)} bytes is no whole number of entries of {ENTRY_BYTES}")
+        raise CorruptRecord(
+            f"ledger batch of {len(batch.entries)} bytes is no whole number of entries of {ENTRY_BYTES}"
+        )
     for generation, count, flags, last_ns, retry_ns in _ENTRY.iter_unpack(batch.entries):
         entry = Progress(generation, count, flags & (_DONE - 1), last_ns, retry_ns, bool(flags & _DONE))
         known = into.get(generation)

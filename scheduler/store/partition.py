@@ -62,14 +62,18 @@ class PartitionReader:
         prefix = self._keys.partition_ledger(partition)
         head = await self._etcd.range(Range(prefix, range_end(prefix), count_only=True))
         snapshot = PartitionSnapshot(self._etcd, self._keys.partition_jobs(partition), head.revision)
-        if head.count:
+        if head.total:
             pages = self._etcd.pages(prefix, range_end(prefix), page_size=PAGE_SIZE, revision=head.revision)
             async for page in pages:
                 for kv in page.kvs:
                     snapshot.merge(kv, prefix)
         return snapshot
 
-    def watch(self, partition: int, start_revision: int, on_events: EventsCallback, on_lost: LostCallback) -> WatchHandle:
+    def watch(
+        self, partition: int, start_revision: int, on_events: EventsCallback, on_lost: LostCallback
+    ) -> WatchHandle:
         """Changes of the partition's jobs from `start_revision` on."""
         prefix = self._keys.partition_jobs(partition)
-        return self._etcd.watch(prefix, range_end(prefix), start_revision=start_revision, on_events=on_events, on_lost=on_lost)
+        return self._etcd.watch(
+            prefix, range_end(prefix), start_revision=start_revision, on_events=on_events, on_lost=on_lost
+        )
