@@ -43,6 +43,7 @@ class Stream:
         "compressed",
         "connection",
         "consumed",
+        "deaf",
         "id",
         "local_done",
         "partial",
@@ -69,6 +70,8 @@ class Stream:
         self.local_done = False
         self.remote_done = False
         self.above_high = False
+        # The answer is decided: what else the peer sends is counted against its windows and dropped.
+        self.deaf = False
         self.compressed = False
 
     @property
@@ -121,6 +124,8 @@ class Connection:
         self.streams: dict[int, Stream] = {}
         # Streams with data that waits for a window, in turn.
         self._blocked: dict[int, Stream] = {}
+        # What is left of the declared content-length, of the few streams that declare one.
+        self._content_left: dict[int, int] = {}
         self._headers_stream = 0
         self._headers_flags = 0
         self._headers_parts: list[bytes] = []
@@ -262,6 +267,8 @@ class Connection:
             stream.writable()
 
     def _release_if_done(self, stream: Stream) -> None:
+        if self._content_left and stream.remote_done:
+            self._content_left.pop(stream.id, None)
         if not stream.local_done or stream.pending or stream.trailing is not None:
             return
         if stream.remote_done:
@@ -351,6 +358,7 @@ class Connection:
     def _break(self, stream_id: int, code: ErrorCode, text: str) -> None:
         self.write(frames.rst_stream(stream_id, code))
         self._count_reset()
+        self._content_left.pop(stream_id, None)
         stream = self.streams.pop(stream_id, None)
         if stream is not None:
             self._blocked.pop(stream_id, None)
@@ -396,8 +404,12 @@ class Connection:
             start += 1
         if start == stop and not flags & frames.END_STREAM:
             self._count_control()
+        if self._content_left and stream_id in self._content_left:
+            self._count_content(stream_id, stop - start, ended=bool(flags & frames.END_STREAM))
         partial = stream.partial
-        if partial is None:
+        if stream.deaf:
+            stream.partial = None
+        elif partial is None:
             start = self._messages(stream, data, start, stop)
             if start < stop:
                 stream.partial = bytearray(data[start:stop])
@@ -415,6 +427,16 @@ class Connection:
                 self._check_partial(stream)
         if flags & frames.END_STREAM:
             self._remote_ended(stream)
+
+    def _count_content(self, stream_id: int, size: int, *, ended: bool) -> None:
+        """A body must be as long as it was declared (RFC 9113, 8.1.1)."""
+        left = self._content_left[stream_id] - size
+        self._content_left[stream_id] = left
+        if left < 0 or (ended and left):
+            del self._content_left[stream_id]
+            raise _StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "content-length does not match the body")
+        if ended:
+            del self._content_left[stream_id]
 
     def _messages(self, stream: Stream, data: bytes, start: int, stop: int) -> int:
         """Hand out the whole messages in data[start:stop]; where the rest begins."""
@@ -597,6 +619,8 @@ class Connection:
             raise _StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "a request needs :method, :scheme and :path")
         if length is not None and ended and length != 0:
             raise _StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "content-length does not match the body")
+        if length is not None and not ended:
+            self._content_left[stream_id] = length
 
     def _window_update(self, stream_id: int, body: bytes) -> None:
         if len(body) != 4:

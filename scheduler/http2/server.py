@@ -78,6 +78,7 @@ class Call(Stream):
 
     __slots__ = (
         "_deadline_timer",
+        "_refusal",
         "_request",
         "_sink",
         "_started",
@@ -102,6 +103,7 @@ class Call(Stream):
         # Told once when a unary call ends without our answer (cancelled, timed out, connection lost).
         self.on_end: Callable[[], None] | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._refusal: bytes | None = None
         self._request: bytes | None = None
         self._sink: Sink | None = None
         self._started = False
@@ -222,9 +224,10 @@ class Call(Stream):
             self._dispatch()
 
     def _refuse(self, block: bytes) -> None:
+        """What is no gRPC call is answered once it is complete, so that its frames are judged like any other's."""
         self._finish_timer()
-        self.ended = self._started = True
-        self.connection.end_stream(self, self._trailers(block))
+        self.ended = self._started = self.deaf = True
+        self._refusal = block
 
     def _dispatch(self) -> None:
         method = self.method = self.shell.server.methods.get(self.path)
@@ -270,6 +273,9 @@ class Call(Stream):
 
     def remote_ended(self) -> None:
         """The request is complete."""
+        if self._refusal is not None:
+            self.connection.end_stream(self, self._trailers(self._refusal))
+            return
         if self._sink is not None:
             try:
                 self._sink.on_half_close()

@@ -1,6 +1,7 @@
 """The HTTP Jobs API and its neighbours (sidecar-and-jobs-api.md 1): routes, proto3-JSON bodies, error bodies."""
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote_plus
@@ -40,6 +41,8 @@ _FIELDS = {
 }
 _TOKEN_EXEMPT = frozenset({"/v1.0/healthz", "/v1.0/healthz/outbound"})
 
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -74,6 +77,7 @@ def parse_job(body: bytes) -> tuple[jobs_pb2.Job, bool]:
             if field in known:
                 raise _Malformed(f"{field} is given twice")
             known[field] = value
+    _check_policy(known.get("failurePolicy"))
     job = jobs_pb2.Job()
     try:
         json_format.ParseDict(known, job, ignore_unknown_fields=True)
@@ -101,6 +105,17 @@ def _api_error(error: ApiError) -> web.Response:
     }
     body = {"errorCode": error.reason, "message": error.message, "details": [detail]}
     return _json(_HTTP_STATUS.get(error.status, 500), body)
+
+
+def _check_policy(policy: Any) -> None:
+    """A failure policy is an object, and so are its members; the JSON parser would let a text pass."""
+    if policy is None:
+        return
+    if not isinstance(policy, dict):
+        raise _Malformed(f"failurePolicy is an object, found {policy!r}")
+    for name in ("drop", "constant"):
+        if not isinstance(policy.get(name, {}), dict | None):
+            raise _Malformed(f"failurePolicy.{name} is an object, found {policy[name]!r}")
 
 
 class HttpApi:
@@ -149,7 +164,12 @@ class HttpApi:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._token and request.path not in _TOKEN_EXEMPT and request.headers.get("dapr-api-token") != self._token:
             return web.Response(status=401, text="invalid api token")
+        raw = request.raw_path.partition("?")[0]
+        if _BAD_ESCAPE.search(raw):
+            return web.Response(status=400, text="400 Bad Request")
         try:
+            if any(segment in {".", ".."} for segment in raw.split("/")):
+                raise web.HTTPNotFound
             return await handler(request)
         except ApiError as error:
             return _api_error(error)
@@ -159,7 +179,7 @@ class HttpApi:
 
     def _name(self, request: web.Request) -> str:
         # The segment is matched in its escaped form and decoded like a query: + is a space.
-        return unquote_plus(request.rel_url.raw_path.rstrip("/").rpartition("/")[2])
+        return unquote_plus(request.raw_path.partition("?")[0].rstrip("/").rpartition("/")[2])
 
     async def _schedule(self, request: web.Request) -> web.Response:
         try:

@@ -165,3 +165,33 @@ class Replica(Child):
         except AssertionError as error:
             raise AssertionError(f"{error}; its log ends:\n{self.tail()}") from None
         return self
+
+
+class Sidecar(Child):
+    """One `scheduler sidecar`."""
+
+    def __init__(
+        self, directory: Path, schedulers: list[str], *arguments: str, env: dict[str, str] | None = None
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__(directory / "sidecar.log")
+        self.http_port, self.grpc_port = free_port(), free_port()
+        self.schedulers = schedulers
+        self.arguments = arguments
+        self.env = env
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def start(self) -> "Sidecar":
+        command = [sys.executable, "-m", "scheduler", "sidecar"]
+        command += [f"--dapr-http-port={self.http_port}", f"--dapr-grpc-port={self.grpc_port}"]
+        command += [f"--scheduler-host-address={','.join(self.schedulers)}", *self.arguments]
+        self.spawn(command, self.env)
+        wait_until(
+            lambda: answers(self.http_port) and answers(self.grpc_port),
+            timeout_s=20,
+            what="the sidecar's ports are open",
+        )
+        return self
