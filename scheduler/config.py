@@ -82,7 +82,8 @@ class ServeSettings:
             raise ConfigError(f"--id is {self.id!r}; it must not be empty nor contain '/'")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ConfigError("--tls-cert-file and --tls-key-file go together")
-        if self.tls_cert_file is None:
+        if self.tls_ca_file is None:
+            # TLS without client certificates tells nobody apart: strangers stay out either way.
             require_loopback("--listen-address", self.listen_address, allow_insecure=self.allow_insecure)
 
     @property

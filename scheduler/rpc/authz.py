@@ -36,7 +36,7 @@ def identity_of(certificate: bytes, trust_domains: frozenset[str]) -> Identity |
         uris = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
             x509.UniformResourceIdentifier
         )
-    except (ValueError, x509.ExtensionNotFound):
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return None
     if len(uris) != 1 or len(uris[0]) > _URI_MAX_BYTES or not uris[0].startswith("spiffe://") or not _is_leaf(leaf):
         return None
@@ -65,7 +65,7 @@ def _is_leaf(certificate: x509.Certificate) -> bool:
     try:
         return ExtendedKeyUsageOID.CLIENT_AUTH in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
-        return True
+        return False
 
 
 class Authorizer:

@@ -17,7 +17,7 @@ from scheduler.http2.server import Call, Method, Unary, coroutine
 from scheduler.metrics import RpcStatistics
 from scheduler.rpc.authz import Authorizer
 from scheduler.rpc.status import rpc_error
-from scheduler.store.codec import set_instant
+from scheduler.store.codec import CorruptRecord, set_instant
 from scheduler.store.errors import JobExists, StoreError
 from scheduler.store.jobs import JobStore
 
@@ -73,15 +73,19 @@ def record_of(request: pb.ScheduleJobRequest, now_ns: int) -> JobRecord:
 
 
 def job_of(record: JobRecord) -> tuple[pb.WatchJobsResponse, pb.Job]:
-    """What was asked for: name, data and metadata, and the job as clients see it. Raises DecodeError."""
-    trigger = pb.WatchJobsResponse.FromString(record.trigger)
+    """What was asked for: name, data and metadata, and the job as clients see it. Raises CorruptRecord."""
+    try:
+        trigger = pb.WatchJobsResponse.FromString(record.trigger)
+        policy = JobFailurePolicy.FromString(record.failure_policy)
+    except DecodeError as error:
+        raise CorruptRecord(f"the record's trigger does not parse: {error}") from error
     job = pb.Job()
     for field in ("schedule", "repeats", "due_time", "ttl"):
         if record.HasField(field):
             setattr(job, field, getattr(record, field))
     if trigger.HasField("data"):
         job.data.CopyFrom(trigger.data)
-    job.failure_policy.MergeFromString(record.failure_policy)
+    job.failure_policy.CopyFrom(policy)
     return trigger, job
 
 
@@ -180,11 +184,11 @@ class Jobs:
         self._check_name(target, message.name)
         try:
             record = await self._store.get(names.storage_key(target, message.name), timeout_s=self._timeout_s(call))
+            if record is None:
+                raise RpcError(Status.NOT_FOUND, f"job not found: {message.name}")
+            return pb.GetJobResponse(job=job_of(record)[1]).SerializeToString()
         except SchedulerError as error:
             raise rpc_error(error) from error
-        if record is None:
-            raise RpcError(Status.NOT_FOUND, f"job not found: {message.name}")
-        return pb.GetJobResponse(job=job_of(record)[1]).SerializeToString()
 
     async def _list(self, request: bytes, call: Call) -> bytes:
         self._check_serving()
@@ -196,7 +200,12 @@ class Jobs:
             raise rpc_error(error) from error
         answer = pb.ListJobsResponse()
         for _, record in found:
-            trigger, job = job_of(record)
+            try:
+                trigger, job = job_of(record)
+            except CorruptRecord:
+                # One odd record must not hide the others (W48).
+                self._store.corrupt_records += 1
+                continue
             answer.jobs.add(name=trigger.name, metadata=trigger.metadata, job=job)
         return answer.SerializeToString()
 

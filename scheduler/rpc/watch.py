@@ -39,9 +39,11 @@ class Watch:
         targets: list[str] = []
         if not accepted or pb.JOB_TARGET_TYPE_JOB in accepted:
             targets.append(names.route_key(names.app_target(initial.namespace, initial.app_id)))
-        targets.extend(
-            names.route_key(names.actor_target(initial.namespace, actor_type, "")) for actor_type in initial.actor_types
-        )
+        if not accepted or pb.JOB_TARGET_TYPE_ACTOR_REMINDER in accepted:
+            targets.extend(
+                names.route_key(names.actor_target(initial.namespace, actor_type, ""))
+                for actor_type in initial.actor_types
+            )
         if not targets:
             raise RpcError(
                 Status.INVALID_ARGUMENT,
@@ -80,7 +82,7 @@ class _JobWatch:
                     if byte < 0x80:
                         break
                     shift += 7
-            if position == size and message[1] == size - 2:
+            if position == size and message[1] == size - 2 and message[-1] < 0x80:
                 self._owner.hub.acknowledge(stream, number, True)  # noqa: FBT003 - hot path
                 return
         self._uncommon(message)
