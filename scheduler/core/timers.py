@@ -10,7 +10,7 @@ from typing import Any
 
 from scheduler.core.lifecycle import Job
 
-GRAIN_NS = 2_000_000
+GRAIN_NS = 4_000_000
 _SWEEP_MIN = 4_096
 
 

@@ -110,12 +110,15 @@ class Connection:
         limits: Limits,
         make_stream: Callable[["Connection", int], Stream] | None,
         on_output: Callable[[], None],
+        on_idle_output: Callable[[], None] | None = None,
     ) -> None:
         """The preface and our settings are the first output."""
         self.client = client
         self.limits = limits
         self._make_stream = make_stream
         self._on_output = on_output
+        self._on_idle_output = on_idle_output or on_output
+        self._told = self._told_idle = False
         self._output: list[bytes] = []
         self._buffer = b""
         self._preface_left = b"" if client else frames.PREFACE
@@ -166,13 +169,22 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Queue frames; the first of a turn tells the shell."""
-        if not self._output:
+        if not self._told:
+            self._told = True
             self._on_output()
+        self._output.append(data)
+
+    def write_idly(self, data: bytes) -> None:
+        """Queue frames that may wait a few milliseconds for company, such as answers to bandwidth probes."""
+        if not self._told and not self._told_idle:
+            self._told_idle = True
+            self._on_idle_output()
         self._output.append(data)
 
     def take_output(self) -> bytes:
         """All frames that wait, in one piece."""
         output, self._output = self._output, []
+        self._told = self._told_idle = False
         return output[0] if len(output) == 1 else b"".join(output)
 
     def ping(self) -> None:
@@ -700,7 +712,7 @@ class Connection:
         if flags & frames.ACK:
             self.ping_acked = True
         else:
-            self.write(frames.ping(body, ack=True))
+            self.write_idly(frames.ping(body, ack=True))
 
     def _rst_stream(self, stream_id: int, body: bytes) -> None:
         if stream_id == 0:

@@ -363,7 +363,11 @@ class _ServerShell(Shell):
         self.peer = Peer("", None)
         self.accepted_s = self._loop.time()
         self.connection = Connection(
-            client=False, limits=server.limits, make_stream=self._make_call, on_output=self.output_waiting
+            client=False,
+            limits=server.limits,
+            make_stream=self._make_call,
+            on_output=self.output_waiting,
+            on_idle_output=self.idle_output_waiting,
         )
 
     def _make_call(self, connection: Connection, stream_id: int) -> Stream:
