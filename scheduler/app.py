@@ -209,12 +209,14 @@ async def run(settings: ServeSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    code = 1
     try:
         async with _etcd(settings) as etcd:
-            return await _serve(settings, etcd, stop)
-    except WrongCluster as error:
-        _log.error("cannot_start", error=str(error))
-        return 1
+            code = await _serve(settings, etcd, stop)
+    except* WrongCluster as group:
+        for error in group.exceptions:
+            _log.error("cannot_start", error=str(error))
+    return code
 
 
 @asynccontextmanager
