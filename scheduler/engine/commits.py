@@ -20,8 +20,8 @@ from scheduler.store.progress import CHECKPOINT_PART_BYTES, Append, Finished, Fo
 _GONE, _SETTLED = State.GONE, State.SETTLED
 # A commit waits this long for company: each one writes a batch per partition, so its cost hardly depends on its size.
 # What it costs is exposure: results that a crash in this time would have delivered again.
-LINGER_S = 0.1
-_LINGER_NS = 100_000_000
+LINGER_S = 0.15
+_LINGER_NS = 150_000_000
 # This many settled jobs are company enough.
 _COMPANY = 2_048
 _COMMIT_JOBS_MAX = 4_096

@@ -83,16 +83,17 @@ class Child:
 class EtcdServer(Child):
     """A single-member etcd that can be killed and started again on its data."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, scheme: str = "http") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         super().__init__(directory / "etcd.log")
+        self.scheme = scheme
         self.directory = directory
         self.arguments = arguments
         self.port, self.peer_port = free_port(), free_port()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def start(self) -> "EtcdServer":
         peer = f"http://127.0.0.1:{self.peer_port}"
