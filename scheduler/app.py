@@ -80,6 +80,7 @@ class Replica:
             partition_count=settings.partitions,
             rng=rng,
             max_txn_ops=settings.etcd_max_txn_ops,
+            max_request_bytes=settings.etcd_max_request_bytes,
         )
         self.engine = Engine(
             replica=settings.id,
@@ -233,6 +234,7 @@ async def _etcd(settings: ServeSettings) -> AsyncIterator[Client]:
             data_dir=settings.etcd_data_dir,
             client_port=settings.etcd_client_port,
             max_txn_ops=settings.etcd_max_txn_ops,
+            max_request_bytes=settings.etcd_max_request_bytes,
         )
         await embedded.start()
         endpoints = (embedded.endpoint,)

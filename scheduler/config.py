@@ -52,6 +52,7 @@ class ServeSettings:
     etcd_data_dir: Path = Path("data")
     etcd_client_port: int = 2379
     etcd_max_txn_ops: int = 128
+    etcd_max_request_bytes: int = 1_572_864
     etcd_root: str = "/scheduler"
     partitions: int = 128
     lease_ttl_s: int = 5
@@ -76,6 +77,8 @@ class ServeSettings:
             raise ConfigError("must specify --etcd-client-endpoints when not using embedded etcd")
         if not 1 <= self.partitions <= 65_536:
             raise ConfigError(f"--partitions is {self.partitions}, allowed are 1 to 65536")
+        if self.etcd_max_txn_ops < 2 or self.etcd_max_request_bytes < 65_536:
+            raise ConfigError("--etcd-max-txn-ops must be at least 2, --etcd-max-request-bytes at least 65536")
         if not 2 <= self.lease_ttl_s <= 300:
             raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
         if not self.id or "/" in self.id:

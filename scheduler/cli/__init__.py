@@ -95,6 +95,9 @@ def _list(value: str) -> tuple[str, ...]:
 @click.option(
     "--etcd-max-txn-ops", default=128, show_default=True, help="Operations per transaction, as etcd is configured."
 )
+@click.option(
+    "--etcd-max-request-bytes", default=1_572_864, show_default=True, help="Largest request, as etcd is configured."
+)
 @click.option("--etcd-root", default="/scheduler", show_default=True, help="Root of all our keys.")
 @click.option("--partitions", default=128, show_default=True, help="Partitions of a new cluster; fixed for its life.")
 @click.option(

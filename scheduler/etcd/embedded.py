@@ -37,13 +37,22 @@ def die_with_parent() -> None:
 class EmbeddedEtcd:
     """One single-member etcd."""
 
-    def __init__(self, *, binary: EtcdBinary, data_dir: Path, client_port: int = 0, max_txn_ops: int = 128) -> None:
+    def __init__(
+        self,
+        *,
+        binary: EtcdBinary,
+        data_dir: Path,
+        client_port: int = 0,
+        max_txn_ops: int = 128,
+        max_request_bytes: int = 1_572_864,
+    ) -> None:
         """`client_port` 0: any free one. The data directory is made if it is not there, and never emptied."""
         self._binary = binary
         self._data_dir = data_dir
         self._client_port = client_port or free_port()
         self._peer_port = free_port()
         self._max_txn_ops = max_txn_ops
+        self._max_request_bytes = max_request_bytes
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
@@ -88,6 +97,7 @@ class EmbeddedEtcd:
                 "--auto-compaction-retention=10m",
                 f"--quota-backend-bytes={8 << 30}",
                 f"--max-txn-ops={self._max_txn_ops}",
+                f"--max-request-bytes={self._max_request_bytes}",
                 "--snapshot-count=10000",
                 "--logger=zap",
                 "--log-level=warn",

@@ -3,7 +3,7 @@
 from scheduler.core.errors import InvalidJob, InvalidName, SchedulerError
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.store.codec import CorruptRecord
-from scheduler.store.errors import JobExists, RecordTooLarge, StoreFull, StoreUnavailable, WrongCluster
+from scheduler.store.errors import JobExists, RecordTooLarge, StoreError, StoreFull, StoreUnavailable, WrongCluster
 
 # UNKNOWN for bad jobs and names is the reference's: sidecars turn it into their own answers (scheduler-service.md 1.4, 1.8).
 STATUS: dict[type[SchedulerError], Status] = {
@@ -15,6 +15,7 @@ STATUS: dict[type[SchedulerError], Status] = {
     RecordTooLarge: Status.RESOURCE_EXHAUSTED,
     CorruptRecord: Status.DATA_LOSS,
     WrongCluster: Status.FAILED_PRECONDITION,
+    StoreError: Status.INTERNAL,
 }
 
 

@@ -60,7 +60,7 @@ class JobStore:
         partition_count: int,
         rng: random.Random,
         max_txn_ops: int = 128,
-        max_request_bytes: int = 1_400_000,
+        max_request_bytes: int = 1_572_864,
     ) -> None:
         """`max_txn_ops` and `max_request_bytes` must not exceed what etcd is configured to take."""
         self._etcd = etcd
@@ -68,7 +68,8 @@ class JobStore:
         self._partition_count = partition_count
         self._rng = rng
         self._max_txn_ops = max_txn_ops
-        self._max_request_bytes = max_request_bytes
+        # Room for what the transaction adds to its records.
+        self._max_request_bytes = max_request_bytes - 16_384
         self._queue: deque[_Write] = deque()
         self._wakeup = asyncio.Event()
         # Creates whose fate this replica had to call unknown: repeating one with the same content is no conflict.

@@ -1,0 +1,51 @@
+"""Every error of the house has a status, and large payloads pass where etcd is configured for them."""
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+
+import scheduler.store.codec
+import scheduler.store.errors  # noqa: F401 - defines what the walk must find
+from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.core.errors import SchedulerError
+from scheduler.rpc.status import STATUS
+from tests.conftest import Cluster
+from tests.support.client import Client
+from tests.support.processes import EtcdServer
+
+
+def subclasses(kind: type) -> set[type]:
+    return {one for child in kind.__subclasses__() for one in (child, *subclasses(child))}
+
+
+def test_every_error_class_has_a_status() -> None:
+    assert subclasses(SchedulerError) <= set(STATUS)
+
+
+def job(size: int) -> pb.Job:
+    return pb.Job(due_time="1h", data=Any(type_url="t", value=b"x" * size))
+
+
+@pytest.mark.e2e
+def test_two_megabytes_round_trip_where_etcd_takes_them(tmp_path) -> None:
+    etcd = EtcdServer(tmp_path / "etcd", "--max-request-bytes=8388608").start()
+    cluster = Cluster(etcd, tmp_path)
+    try:
+        client = Client(cluster.start(1, "--etcd-max-request-bytes=8388608").addresses[0])
+        for number in range(10):
+            request = pb.ScheduleJobRequest(
+                name=f"large-{number}",
+                job=job(2_000_000),
+                metadata=pb.JobMetadata(
+                    app_id="app", namespace="default", target=pb.JobTargetMetadata(job=pb.TargetJob())
+                ),
+            )
+            client.call("ScheduleJob", request, timeout=20)
+        assert [len(one.job.data.value) for one in client.list()] == [2_000_000] * 10
+        with pytest.raises(grpc.RpcError) as caught:
+            client.schedule("too-large", due_time="1h", data=Any(value=b"x" * 9_000_000))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        client.close()
+    finally:
+        cluster.close()
+        etcd.close()
