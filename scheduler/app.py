@@ -24,6 +24,7 @@ from scheduler.cluster.cluster import Cluster
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.config import ServeSettings, is_loopback
 from scheduler.core.lifecycle import Job
+from scheduler.core.shares import Shares
 from scheduler.delivery.hub import Hub
 from scheduler.engine.engine import Engine
 from scheduler.etcd.binary import find_etcd
@@ -74,6 +75,7 @@ class Replica:
         self.etcd = etcd
         self.engine_statistics, self.delivery_statistics = EngineStatistics(), DeliveryStatistics()
         self.cluster_statistics, self.rpc_statistics = ClusterStatistics(), RpcStatistics()
+        self.shares = Shares()
         self.store = JobStore(
             etcd=etcd,
             keys=keys,
@@ -103,6 +105,8 @@ class Replica:
             clock=clock,
             rng=rng,
             owner=lambda: self.engine,
+            shares=self.shares,
+            gates=lambda: self.hub,
             statistics=self.cluster_statistics,
             lease_file=lease_file,
         )
@@ -116,6 +120,8 @@ class Replica:
             clock=self.clock,
             statistics=self.delivery_statistics,
             window=self.settings.in_flight_per_stream,
+            shares=self.shares,
+            excess_shrunk=lambda: self.cluster.look(),  # noqa: PLW0108 - the cluster is made later
         )
         return self.hub
 
@@ -196,6 +202,7 @@ class Replica:
                         "uncommitted": lambda: engine.commits.uncommitted,
                         "ready": lambda: float(self.not_ready() is None),
                     },
+                    gates=hub.gates,
                     etcd_requests=etcd_requests,
                 )
             )

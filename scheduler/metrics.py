@@ -5,13 +5,15 @@ Our names begin with scheduler_; the reference's names (scheduler-service.md 7.3
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 LATENESS_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# Concurrency limits with a series of their own; apps choose their names, so the number must be bounded.
+GATE_SERIES_MAX = 500
 DURATION_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -115,6 +117,22 @@ class RpcStatistics:
         self.sidecar_errors = {"auth_failed": 0, "recv_failed": 0, "send_failed": 0}
 
 
+class ConcurrencyGate(Protocol):
+    """What the delivery room shows of a concurrency limit."""
+
+    @property
+    def label(self) -> str:
+        """The actor type, or type:key."""
+
+    @property
+    def in_flight(self) -> int:
+        """Triggers in flight."""
+
+    @property
+    def throttled(self) -> int:
+        """Triggers held back so far."""
+
+
 class Sample(NamedTuple):
     """One metric: kind is counter, gauge or histogram; values by label."""
 
@@ -165,9 +183,10 @@ def scheduler_samples(
     cluster: ClusterStatistics,
     rpc: RpcStatistics,
     gauges: dict[str, Callable[[], float]],
+    gates: Callable[[], Sequence[tuple[ConcurrencyGate, int]]],
     etcd_requests: Callable[[], dict[str, float]],
 ) -> list[Sample]:
-    """All metrics of a replica. `gauges` gives the instant values by the names used below."""
+    """All metrics of a replica. `gauges` gives the instant values by the names used below, `gates` each concurrency limit and what waits at it."""
 
     def gauge(name: str, text: str, source: str) -> Sample:
         return Sample("gauge", name, text, "", lambda: one(gauges[source]()))
@@ -181,7 +200,25 @@ def scheduler_samples(
     def histogram(name: str, text: str, source: Histogram) -> Sample:
         return Sample("histogram", name, text, "", lambda: source)
 
+    def per_gate(kind: str, name: str, text: str, read: Callable[[ConcurrencyGate, int], int]) -> list[Sample]:
+        def values() -> dict[str, float]:
+            totals: dict[str, float] = {}
+            for gate, pending in gates():
+                label = gate.label if len(totals) < GATE_SERIES_MAX or gate.label in totals else "other"
+                totals[label] = totals.get(label, 0) + read(gate, pending)
+            return totals
+
+        return [
+            Sample(kind, f"{prefix}scheduler_concurrency_{name}", text, "concurrency_key", values)
+            for prefix in ("", "dapr_")
+        ]
+
     return [
+        *per_gate("gauge", "inflight", "Triggers in flight under a concurrency limit.", lambda gate, _: gate.in_flight),
+        *per_gate("gauge", "pending", "Due jobs that wait at a concurrency limit.", lambda _, pending: pending),
+        *per_gate(
+            "counter", "throttled", "Triggers that a concurrency limit held back.", lambda gate, _: gate.throttled
+        ),
         histogram("scheduler_trigger_lateness_seconds", "From the due time to the stream.", delivery.lateness),
         histogram(
             "scheduler_trigger_ack_duration_seconds", "From the stream to the result.", engine.acknowledgement_seconds

@@ -34,6 +34,7 @@ def test_metric_names_are_unique() -> None:
         cluster=ClusterStatistics(),
         rpc=RpcStatistics(),
         gauges={},
+        gates=list,
         etcd_requests=dict,
     )
     names = [sample.name for sample in samples]

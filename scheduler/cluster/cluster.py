@@ -18,6 +18,7 @@ from scheduler.aio.clock import Clock
 from scheduler.cluster.hosts import HostList
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.core.partitions import assign
+from scheduler.core.shares import Peer, Seat, Shares, basis_of
 from scheduler.core.tenure import Tenure
 from scheduler.etcd.api import (
     Compare,
@@ -65,6 +66,16 @@ class PartitionOwner(Protocol):
         """The claim is gone: drop everything of it at once."""
 
 
+class Gates(Protocol):
+    """The concurrency limits, as the cluster sees them."""
+
+    def apply_shares(self) -> None:
+        """The shares have changed."""
+
+    def excess(self) -> dict[str, int]:
+        """By how much limits' triggers in flight exceed our share, by the limit's key."""
+
+
 class _Claimed(NamedTuple):
     """One claim as etcd has it."""
 
@@ -89,6 +100,8 @@ class Cluster:
         clock: Clock,
         rng: random.Random,
         owner: Callable[[], PartitionOwner],
+        shares: Shares,
+        gates: Callable[[], Gates],
         statistics: ClusterStatistics,
         lease_file: LeaseFile | None = None,
     ) -> None:
@@ -100,6 +113,8 @@ class Cluster:
         self._ttl_s = lease_ttl_s
         self._clock = clock
         self._owner = owner
+        self._shares = shares
+        self._gates = gates
         self._statistics = statistics
         self._lease_file = lease_file
         self._member = Member(
@@ -114,6 +129,7 @@ class Cluster:
         self.hosts = HostList()
         self._lease = 0
         self._members: dict[str, Member] = {}
+        self._joined: dict[str, int] = {}  # the revision that made each member's key
         self._claims: dict[int, _Claimed] = {}
         self._owned: dict[int, int] = {}
         self._moving: set[int] = set()
@@ -186,6 +202,8 @@ class Cluster:
         self.tenure.renew(started_s, self._ttl_s)
         self._lease_gone.clear()
         self._unread = True
+        self._shares.reset()
+        self._gates().apply_shares()
         if not self._draining:
             self._member.state = Member.STATE_JOINING
         try:
@@ -267,14 +285,27 @@ class Cluster:
 
     async def _set_state(self, state: "Member.State") -> None:
         self._member.state = state
-        key = self._keys.member(self.replica)
-        ours = (Compare(key, CompareTarget.VERSION, 0),)
-        put = Put(key, self._member.SerializeToString(), self._lease)
-        result = await self._etcd.txn(ours, (), (put,))
-        if result.outcome is Outcome.UNKNOWN:
-            self._unread = True
+        await self._publish()
         self._members[self.replica] = self._member
         _log.info("state_changed", state=self.state)
+
+    async def _publish(self) -> None:
+        """Write our member key as it should be, unless it is gone."""
+        key = self._keys.member(self.replica)
+        absent = (Compare(key, CompareTarget.VERSION, 0),)
+        put = Put(key, self._member.SerializeToString(), self._lease)
+        result = await self._etcd.txn(absent, (), (put,))
+        if result.outcome is Outcome.UNKNOWN:
+            self._unread = True
+
+    async def _publish_shares(self) -> None:
+        """Tell the others which shares we keep to, and where we still exceed them."""
+        basis, excess = self._shares.basis, self._gates().excess()
+        if basis and (basis != self._member.share_basis or excess != self._member.share_excess):
+            self._member.share_basis = basis
+            self._member.share_excess.clear()
+            self._member.share_excess.update(excess)
+            await self._publish()
 
     async def _read(self) -> None:
         """Members and claims at one revision, and watches from there."""
@@ -282,7 +313,7 @@ class Cluster:
         members, claims = self._keys.members, self._keys.claims
         reads = (Range(members, range_end(members)), Range(claims, range_end(claims)))
         result = await self._etcd.txn((), reads)
-        self._members, self._claims = {}, {}
+        self._members, self._joined, self._claims = {}, {}, {}
         for found in result.responses:
             assert isinstance(found, RangeResult), found
             for kv in found.kvs:
@@ -315,7 +346,8 @@ class Cluster:
         try:
             if kv.key.startswith(self._keys.members):
                 member = Member.FromString(kv.value)
-                self._members[kv.key.removeprefix(self._keys.members).decode("utf-8", "replace")] = member
+                name = kv.key.removeprefix(self._keys.members).decode("utf-8", "replace")
+                self._members[name], self._joined[name] = member, kv.create_revision
             else:
                 partition = self._keys.claim_partition(kv.key)
                 self._claims[partition] = _Claimed(Claim.FromString(kv.value).replica, kv.create_revision, kv.lease)
@@ -330,6 +362,7 @@ class Cluster:
                 if is_delete:
                     name = kv.key.removeprefix(self._keys.members).decode("utf-8", "replace")
                     self._members.pop(name, None)
+                    self._joined.pop(name, None)
                     if name == self.replica and self._tasks is not None:
                         self._tasks.create_task(self._keep_alive(), name="cluster keepalive after our key went")
                     continue
@@ -348,6 +381,15 @@ class Cluster:
     def _members_changed(self) -> None:
         listed = sorted(self._members.items())
         self.hosts.update(tuple(member.address for _, member in listed))
+        if self.replica in self._joined:
+            peers = [Peer(one.share_basis, one.share_excess) for name, one in listed if name != self.replica]
+            seat = Seat(len(listed), sorted(self._members).index(self.replica))
+            self._shares.update(basis_of(self._joined), seat, peers)
+            self._gates().apply_shares()
+
+    def look(self) -> None:
+        """Look soon whether something is to be done."""
+        self._look.set()
 
     def _drop(self, partition: int) -> None:
         """The claim is not ours any more."""
@@ -357,6 +399,7 @@ class Cluster:
 
     async def _step(self, settled_at_s: float) -> None:
         """Compare what is with what should be, once."""
+        await self._publish_shares()
         serving = [name for name, member in self._members.items() if member.state == Member.STATE_SERVING]
         if self._member.state == Member.STATE_JOINING and not self._draining:
             others = [name for name in serving if name != self.replica]

@@ -5,13 +5,15 @@ loop. It knows neither timers nor etcd: the engine offers due jobs and hears of 
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from scheduler.aio.clock import Clock
 from scheduler.core.lifecycle import Job, State
+from scheduler.core.shares import Shares
+from scheduler.delivery.gates import Gate
+from scheduler.delivery.queues import Fifo, Lanes
 from scheduler.delivery.wire import trigger_encoder
 from scheduler.metrics import DeliveryStatistics
 
@@ -20,6 +22,16 @@ _WAITING, _IN_FLIGHT = State.WAITING, State.IN_FLIGHT
 _FEED_SLICE = 512
 # A stream with this much unsent output takes no further trigger until it has drained: a slow reader holds up its own stream.
 _OUTPUT_MAX_BYTES = 1 << 20
+# A queue with this many jobs that are gone, and more of them than of others, is made anew without them.
+_GONE_MAX = 64
+
+
+class Limit(NamedTuple):
+    """A stream's declaration: at most `max_concurrent` triggers of an actor type in flight, or of one concurrency key within it."""
+
+    target_key: str
+    name: str | None
+    max_concurrent: int
 
 
 class Outlet(Protocol):
@@ -36,14 +48,16 @@ class Outlet(Protocol):
 class Target:
     """An addressee of jobs: the app of a namespace, or an actor type of a namespace. Jobs that no stream can take wait here, in order."""
 
-    __slots__ = ("__weakref__", "feeding", "is_actor", "key", "streams", "turn", "waiting")
+    __slots__ = ("__weakref__", "feeding", "is_actor", "key", "lanes", "streams", "turn", "waiting")
 
     def __init__(self, key: str) -> None:
         """`key` is the storage key's first three segments: kind, namespace, app id or actor type."""
         self.key = key
         self.is_actor = not key.startswith("app||")
         self.streams: list[Stream] = []
-        self.waiting: deque[Job] = deque()
+        self.waiting: Fifo | Lanes = Fifo()
+        # The same object as `waiting` while concurrency limits apply to this target.
+        self.lanes: Lanes | None = None
         self.turn = 0
         self.feeding = False
 
@@ -64,11 +78,20 @@ class Target:
                 best, fewest = stream, load
         return best
 
+    def requeue(self, gates: Sequence[Gate]) -> None:
+        """Make the queue anew, under these gates, without the jobs that are gone."""
+        waiting = (job for job in self.waiting if job.state is _WAITING)
+        if gates:
+            in_flight = (job for stream in self.streams for job in stream.in_flight.values() if job.target is self)
+            self.waiting = self.lanes = Lanes(gates, waiting, in_flight)
+        else:
+            self.waiting, self.lanes = Fifo(waiting), None
+
 
 class Stream:
     """One WatchJobs stream and the triggers it carries."""
 
-    __slots__ = ("congested", "in_flight", "last_id", "outlet", "output", "output_bytes", "targets", "window")
+    __slots__ = ("congested", "gates", "in_flight", "last_id", "outlet", "output", "output_bytes", "targets", "window")
 
     def __init__(self, outlet: Outlet, targets: Sequence[Target], window: int) -> None:
         """Made by `Hub.attach`."""
@@ -76,6 +99,7 @@ class Stream:
         self.targets = targets
         self.window = window
         self.in_flight: dict[int, Job] = {}
+        self.gates: list[str] = []
         self.last_id = 0
         self.output: list[bytes] = []
         self.output_bytes = 0
@@ -98,8 +122,13 @@ class Hub:
         clock: Clock,
         statistics: DeliveryStatistics,
         window: int,
+        shares: Shares,
+        excess_shrunk: Callable[[], None],
     ) -> None:
-        """`settle(job, succeeded)` hears each result; `may_fire()` is asked before each batch; `window`: triggers in flight per stream."""
+        """`settle(job, succeeded)` hears each result; `may_fire()` is asked before each batch; `window`: triggers in flight per stream.
+
+        `shares` is the cluster's, which calls `apply_shares` after each change; `excess_shrunk()` asks it to look at `excess` again.
+        """
         self._encode = trigger_encoder(replica)
         self._settle = settle
         self._may_fire = may_fire
@@ -111,6 +140,11 @@ class Hub:
         self._streams: set[Stream] = set()
         self._dirty: list[Stream] = []
         self._flush_scheduled = False
+        self._shares = shares
+        self._gates: dict[str, tuple[Gate, Target]] = {}
+        self._excess_shrunk = excess_shrunk
+        # Some gate exceeded its share when `excess` was asked last.
+        self._exceeding = False
 
     # The engine's side
 
@@ -124,7 +158,7 @@ class Hub:
     def offer(self, job: Job, now_ns: int) -> None:
         """Send a due job to a stream of its target, or let it wait behind those that wait already. The caller has asked `may_fire`."""
         target: Target = job.target
-        if not target.waiting:
+        if not target.waiting and target.lanes is None:
             stream = target.pick()
             if stream is not None:
                 self._send(stream, job, now_ns)
@@ -133,6 +167,20 @@ class Hub:
         target.waiting.append(job)
         if not target.streams:
             self._statistics.undeliverable(target.is_actor)
+        elif target.lanes is not None:
+            self._feed(target)
+            if job.state is _WAITING:
+                target.lanes.refused(job)
+
+    def withdraw(self, job: Job) -> None:
+        """A waiting job is GONE now: its place in the queue stays until it comes up, but not where many are."""
+        queue = job.target.waiting
+        queue.gone += 1
+        if queue.gone > _GONE_MAX and queue.gone * 2 > len(queue):
+            self._requeue(job.target)
+
+    def _requeue(self, target: Target) -> None:
+        target.requeue(tuple(gate for gate, limited in self._gates.values() if limited is target))
 
     def resume(self) -> None:
         """Firing is allowed again: whoever waits for a stream that has room goes on."""
@@ -172,21 +220,18 @@ class Hub:
 
     def _feed(self, target: Target) -> None:
         """Send what waits for a target, oldest first, as far as streams have room; long queues go in slices."""
-        waiting = target.waiting
-        if not waiting or not self._may_fire():
+        if not target.waiting or not self._may_fire():
             return
         now_ns = self._clock.wall_ns()
         for _ in range(_FEED_SLICE):
-            if not waiting:
+            waiting = target.waiting
+            job = waiting.head()
+            if job is None:
                 return
-            job = waiting[0]
-            if job.state is not _WAITING:
-                waiting.popleft()
-                continue
             stream = target.pick()
             if stream is None:
                 return
-            waiting.popleft()
+            waiting.take()
             self._send(stream, job, now_ns)
         if not target.feeding:
             target.feeding = True
@@ -198,16 +243,59 @@ class Hub:
 
     # The streams' side
 
-    def attach(self, outlet: Outlet, target_keys: Sequence[str]) -> Stream:
-        """A stream has connected: it takes triggers of these targets from now on, what waits first."""
+    def attach(self, outlet: Outlet, target_keys: Sequence[str], limits: Iterable[Limit] = ()) -> Stream:
+        """A stream has connected: it takes triggers of these targets from now on, what waits first; its limits hold until it has gone."""
         targets = tuple(self.target(key) for key in dict.fromkeys(target_keys))
         stream = Stream(outlet, targets, self._window)
         self._streams.add(stream)
         for target in targets:
             target.streams.append(stream)
-        for target in targets:
-            self._feed(target)
+        limited = {self._declare(stream, limit) for limit in limits}
+        for target in dict.fromkeys((*targets, *limited)):
+            self._feed_gated(target)
         return stream
+
+    def _declare(self, stream: Stream, limit: Limit) -> Target:
+        gate = Gate(limit.target_key, limit.name)
+        gate, target = self._gates.setdefault(gate.key, (gate, self.target(limit.target_key)))
+        gate.declare(stream, limit.max_concurrent)
+        stream.gates.append(gate.key)
+        if target.lanes is None or gate.name not in target.lanes.gates:
+            self._requeue(target)
+        gate.room = self._shares.allowed(gate.key, gate.limit)
+        return target
+
+    def _withdraw_limits(self, stream: Stream) -> set[Target]:
+        """The stream's declarations end; what waits for these targets may go on."""
+        affected: set[Target] = set()
+        for key in stream.gates:
+            gate, target = self._gates[key]
+            affected.add(target)
+            if gate.withdraw(stream):
+                gate.room = self._shares.allowed(key, gate.limit)
+            else:
+                del self._gates[key]
+                self._requeue(target)
+        stream.gates.clear()
+        return affected
+
+    def apply_shares(self) -> None:
+        """`shares` has been updated: gates have more room, or less."""
+        for gate, target in list(self._gates.values()):
+            gate.room = self._shares.allowed(gate.key, gate.limit)
+            self._feed_gated(target)
+
+    def _feed_gated(self, target: Target) -> None:
+        if target.lanes is not None:
+            target.lanes.widen()
+        self._feed(target)
+
+    def excess(self) -> dict[str, int]:
+        """By how much gates exceed this replica's share among the members as they are now: what the others must leave free meanwhile."""
+        over = ((key, gate.in_flight - self._shares.aim(gate.limit)) for key, (gate, _) in self._gates.items())
+        excess = {key: count for key, count in over if count > 0}
+        self._exceeding = bool(excess)
+        return excess
 
     def detach(self, stream: Stream) -> None:
         """A stream is gone: what it had in flight goes back at once, each trigger exactly once, to another stream or to wait."""
@@ -220,15 +308,19 @@ class Hub:
         touched: dict[Target, list[Job]] = {}
         for job in in_flight.values():
             job.partition.in_flight -= 1
+            target = job.target
+            if target.lanes is not None:
+                self._release(target.lanes, job)
             if job.state is _IN_FLIGHT:
                 job.state = _WAITING
-                target = job.target
                 touched.setdefault(target, []).append(job)
                 if not target.streams:
                     self._statistics.undeliverable(target.is_actor)
+        limited = self._withdraw_limits(stream)
         for target, jobs in touched.items():
             target.waiting.extendleft(reversed(jobs))
-            self._feed(target)
+        for target in {**touched, **dict.fromkeys(limited)}:
+            self._feed_gated(target)
 
     def acknowledge(self, stream: Stream, delivery_id: int, succeeded: bool) -> bool:  # noqa: FBT001 - the wire's own two answers
         """A result came in. False: this stream has no such trigger in flight (unknown, repeated or stale), which harms nothing."""
@@ -237,6 +329,8 @@ class Hub:
             return False
         job.partition.in_flight -= 1
         target: Target = job.target
+        if target.lanes is not None:
+            self._release(target.lanes, job)
         if job.state is _IN_FLIGHT:
             self._settle(job, succeeded)
         if target.waiting:
@@ -245,6 +339,11 @@ class Hub:
             if other.waiting and other is not target:
                 self._feed(other)
         return True
+
+    def _release(self, lanes: Lanes, job: Job) -> None:
+        lanes.release(job)
+        if self._exceeding:
+            self._excess_shrunk()
 
     def writable(self, stream: Stream) -> None:
         """The stream's output has drained: it takes triggers again."""
@@ -264,5 +363,9 @@ class Hub:
         return sum(len(stream.in_flight) for stream in self._streams)
 
     def waiting_count(self) -> int:
-        """Due jobs that no stream has taken yet (staged), at most: those deleted meanwhile count until they come up."""
-        return sum(len(target.waiting) for target in list(self._targets.values()))
+        """Due jobs that no stream has taken yet (staged)."""
+        return sum(len(target.waiting) - target.waiting.gone for target in list(self._targets.values()))
+
+    def gates(self) -> list[tuple[Gate, int]]:
+        """The gates that connected streams declare, and how many jobs wait at each."""
+        return [(gate, target.lanes.pending(gate) if target.lanes else 0) for gate, target in self._gates.values()]

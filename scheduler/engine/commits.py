@@ -230,5 +230,6 @@ class Commits:
         owned: OwnedPartition = job.partition
         owned.finished.pop(job.generation, None)
         if owned.jobs.get(job.key) is job:
-            owned.remove(job.key)
+            del owned.jobs[job.key]
+            job.state = _GONE
         self._statistics.finished += 1

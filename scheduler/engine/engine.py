@@ -53,6 +53,9 @@ class Hub(Protocol):
     def offer(self, job: Job, now_ns: int) -> None:
         """A due job: send it, or let it wait for a stream."""
 
+    def withdraw(self, job: Job) -> None:
+        """A job that waited for a stream is GONE."""
+
     def resume(self) -> None:
         """Firing is allowed again."""
 
@@ -120,8 +123,7 @@ class Engine:
             owned.phase = Phase.RELEASING
             for job in owned.jobs.values():
                 if job.state is _ARMED or job.state is _WAITING:
-                    self._timers.cancel(job)
-                    job.state = _GONE
+                    self._let_go(job)
             if owned.in_flight:
                 owned.drained = asyncio.Event()
                 with contextlib.suppress(TimeoutError):
@@ -146,10 +148,17 @@ class Engine:
             owned.watch.cancel()
             owned.watch = None
         for job in owned.jobs.values():
-            self._timers.cancel(job)
-            job.state = _GONE
+            self._let_go(job)
         owned.jobs.clear()
         self._commits.forget(owned)
+
+    def _let_go(self, job: Job) -> None:
+        """The job is GONE: whoever still holds it lets it fall."""
+        was, job.state = job.state, _GONE
+        if was is _WAITING:
+            self.hub.withdraw(job)
+        else:
+            self._timers.cancel(job)
 
     # Jobs come in
 
@@ -234,18 +243,19 @@ class Engine:
             return
         job.partition = owned
         job.target = self.hub.target(_target_key(kv.key[self._reader.key_start :]))
-        old = owned.replace(job)
+        old = owned.jobs.get(kv.key)
+        owned.jobs[kv.key] = job
         if old is not None:
-            self._timers.cancel(old)
+            self._let_go(old)
         if job.state is _DONE:
             self._commits.finished(owned, job)
         elif owned.phase is Phase.FIRING:
             self._timers.push(job)
 
     def _remove(self, owned: OwnedPartition, key: bytes) -> None:
-        job = owned.remove(key)
+        job = owned.jobs.pop(key, None)
         if job is not None:
-            self._timers.cancel(job)
+            self._let_go(job)
             owned.finished.pop(job.generation, None)
 
     # Jobs go out

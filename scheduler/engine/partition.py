@@ -3,10 +3,8 @@
 from enum import Enum
 from typing import Any
 
-from scheduler.core.lifecycle import Job, State
+from scheduler.core.lifecycle import Job
 from scheduler.etcd.api import WatchHandle
-
-_GONE = State.GONE
 
 
 class Phase(Enum):
@@ -55,21 +53,6 @@ class OwnedPartition:
         self.journal_entries = 0
         self.watch: WatchHandle | None = None
         self.drained: Any = None
-
-    def replace(self, job: Job) -> Job | None:
-        """Put a job in; the generation that it overwrites, if any, is GONE and returned."""
-        old = self.jobs.get(job.key)
-        self.jobs[job.key] = job
-        if old is not None:
-            old.state = _GONE
-        return old
-
-    def remove(self, key: bytes) -> Job | None:
-        """Take a deleted job out; it is GONE."""
-        job = self.jobs.pop(key, None)
-        if job is not None:
-            job.state = _GONE
-        return job
 
     def __repr__(self) -> str:
         return (

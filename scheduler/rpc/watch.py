@@ -2,7 +2,7 @@
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.core import names
-from scheduler.delivery.hub import Hub, Stream
+from scheduler.delivery.hub import Hub, Limit, Stream
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.http2.server import Call, Method, Streaming
 from scheduler.metrics import RpcStatistics
@@ -11,6 +11,7 @@ from scheduler.rpc.jobs import SERVICE, parse
 
 # A stream that says nothing holds a connection for nothing (fault F37).
 FIRST_MESSAGE_TIMEOUT_S = 10.0
+LIMITS_MAX = 1_024
 _RESULT_TAG, _ID_TAG, _STATUS_TAG = 0x12, 0x08, 0x10
 
 
@@ -50,6 +51,23 @@ class Watch:
                 "the stream takes nothing: accept_job_types has no JOB_TARGET_TYPE_JOB and actor_types is empty",
             )
         return targets
+
+    def limits(self, initial: pb.WatchJobsRequestInitial) -> list[Limit]:
+        """The concurrency limits that a stream declares; those of no actor type or without a positive number mean nothing (5.7). Raises RpcError."""
+        if len(initial.concurrency_limits) > LIMITS_MAX:
+            count = len(initial.concurrency_limits)
+            raise RpcError(
+                Status.INVALID_ARGUMENT, f"concurrency_limits has {count} entries; at most {LIMITS_MAX} are allowed"
+            )
+        return [
+            Limit(
+                names.route_key(names.actor_target(initial.namespace, limit.actor.type, "")),
+                limit.name if limit.HasField("name") else None,
+                limit.max_concurrent,
+            )
+            for limit in initial.concurrency_limits
+            if limit.max_concurrent > 0 and limit.WhichOneof("target") == "actor"
+        ]
 
 
 class _JobWatch:
@@ -97,11 +115,12 @@ class _JobWatch:
             self._timer.cancel()
             try:
                 targets = self._owner.targets(self._call, request.initial)
+                limits = self._owner.limits(request.initial)
             except RpcError as error:
                 self._call.finish(error.status, error.message)
                 return
             self._call.start()
-            self._stream = self._owner.hub.attach(self._call, targets)
+            self._stream = self._owner.hub.attach(self._call, targets, limits)
         elif kind == "result":
             # A status that we do not know is a failure, never a lost occurrence (W9).
             succeeded = request.result.status == pb.SUCCESS

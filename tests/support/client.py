@@ -72,6 +72,12 @@ class Hit:
     generation: int
     replica: str
     message: pb.WatchJobsResponse
+    outgoing: Queue
+
+    def answer(self, status: int = pb.SUCCESS) -> None:
+        """For watchers whose verdict is None: answer later."""
+        result = pb.WatchJobsRequestResult(id=self.message.id, status=status)  # type: ignore[arg-type]
+        self.outgoing.put(pb.WatchJobsRequest(result=result))
 
     @property
     def late_s(self) -> float:
@@ -157,11 +163,12 @@ class Watcher:
             occurrence.generation,
             occurrence.replica,
             message,
+            outgoing,
         )
         self.hits.append(hit)
         status = self.verdict(hit)
         if status is not None:
-            outgoing.put(pb.WatchJobsRequest(result=pb.WatchJobsRequestResult(id=message.id, status=status)))
+            hit.answer(status)
 
     def by_name(self) -> dict[str, list[Hit]]:
         found: dict[str, list[Hit]] = {}

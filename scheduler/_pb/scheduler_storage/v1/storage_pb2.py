@@ -24,25 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"scheduler_storage/v1/storage.proto\x12\x14scheduler.storage.v1\"K\n\x04Meta\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x17\n\x0fpartition_count\x18\x02 \x01(\r\x12\x12\n\ncluster_id\x18\x03 \x01(\x06\"\xf6\x01\n\x06Member\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".scheduler.storage.v1.Member.State\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x17\n\x0fstarted_unix_ms\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\x06\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_JOINING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\"-\n\x05\x43laim\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\"\xda\x02\n\tJobRecord\x12\x12\n\ngeneration\x18\x01 \x01(\x06\x12\x0f\n\x07trigger\x18\x02 \x01(\x0c\x12\x15\n\x08schedule\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07repeats\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x64ue_time\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03ttl\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x16\n\x0e\x66\x61ilure_policy\x18\x07 \x01(\x0c\x12.\n\x07\x63reated\x18\x08 \x01(\x0b\x32\x1d.scheduler.storage.v1.Instant\x12,\n\x05\x66irst\x18\t \x01(\x0b\x32\x1d.scheduler.storage.v1.Instant\x12.\n\x07\x65xpires\x18\n \x01(\x0b\x32\x1d.scheduler.storage.v1.InstantB\x0b\n\t_scheduleB\n\n\x08_repeatsB\x0b\n\t_due_timeB\x06\n\x04_ttl\")\n\x07Instant\x12\x0f\n\x07seconds\x18\x01 \x01(\x10\x12\r\n\x05nanos\x18\x02 \x01(\x07\"6\n\x0bLedgerBatch\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"scheduler_storage/v1/storage.proto\x12\x14scheduler.storage.v1\"K\n\x04Meta\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x17\n\x0fpartition_count\x18\x02 \x01(\r\x12\x12\n\ncluster_id\x18\x03 \x01(\x06\"\x84\x03\n\x06Member\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".scheduler.storage.v1.Member.State\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x17\n\x0fstarted_unix_ms\x18\x05 \x01(\x03\x12\x13\n\x0bincarnation\x18\x06 \x01(\x06\x12\x13\n\x0bshare_basis\x18\x07 \x01(\x06\x12\x43\n\x0cshare_excess\x18\x08 \x03(\x0b\x32-.scheduler.storage.v1.Member.ShareExcessEntry\x1a\x32\n\x10ShareExcessEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_JOINING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\"-\n\x05\x43laim\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\"\xda\x02\n\tJobRecord\x12\x12\n\ngeneration\x18\x01 \x01(\x06\x12\x0f\n\x07trigger\x18\x02 \x01(\x0c\x12\x15\n\x08schedule\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07repeats\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x64ue_time\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03ttl\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x16\n\x0e\x66\x61ilure_policy\x18\x07 \x01(\x0c\x12.\n\x07\x63reated\x18\x08 \x01(\x0b\x32\x1d.scheduler.storage.v1.Instant\x12,\n\x05\x66irst\x18\t \x01(\x0b\x32\x1d.scheduler.storage.v1.Instant\x12.\n\x07\x65xpires\x18\n \x01(\x0b\x32\x1d.scheduler.storage.v1.InstantB\x0b\n\t_scheduleB\n\n\x08_repeatsB\x0b\n\t_due_timeB\x06\n\x04_ttl\")\n\x07Instant\x12\x0f\n\x07seconds\x18\x01 \x01(\x10\x12\r\n\x05nanos\x18\x02 \x01(\x07\"6\n\x0bLedgerBatch\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'scheduler_storage.v1.storage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MEMBER_SHAREEXCESSENTRY']._loaded_options = None
+  _globals['_MEMBER_SHAREEXCESSENTRY']._serialized_options = b'8\001'
   _globals['_META']._serialized_start=60
   _globals['_META']._serialized_end=135
   _globals['_MEMBER']._serialized_start=138
-  _globals['_MEMBER']._serialized_end=384
-  _globals['_MEMBER_STATE']._serialized_start=296
-  _globals['_MEMBER_STATE']._serialized_end=384
-  _globals['_CLAIM']._serialized_start=386
-  _globals['_CLAIM']._serialized_end=431
-  _globals['_JOBRECORD']._serialized_start=434
-  _globals['_JOBRECORD']._serialized_end=780
-  _globals['_INSTANT']._serialized_start=782
-  _globals['_INSTANT']._serialized_end=823
-  _globals['_LEDGERBATCH']._serialized_start=825
-  _globals['_LEDGERBATCH']._serialized_end=879
+  _globals['_MEMBER']._serialized_end=526
+  _globals['_MEMBER_SHAREEXCESSENTRY']._serialized_start=386
+  _globals['_MEMBER_SHAREEXCESSENTRY']._serialized_end=436
+  _globals['_MEMBER_STATE']._serialized_start=438
+  _globals['_MEMBER_STATE']._serialized_end=526
+  _globals['_CLAIM']._serialized_start=528
+  _globals['_CLAIM']._serialized_end=573
+  _globals['_JOBRECORD']._serialized_start=576
+  _globals['_JOBRECORD']._serialized_end=922
+  _globals['_INSTANT']._serialized_start=924
+  _globals['_INSTANT']._serialized_end=965
+  _globals['_LEDGERBATCH']._serialized_start=967
+  _globals['_LEDGERBATCH']._serialized_end=1021
 # @@protoc_insertion_point(module_scope)

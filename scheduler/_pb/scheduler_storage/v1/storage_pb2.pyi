@@ -1,3 +1,4 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -16,7 +17,7 @@ class Meta(_message.Message):
     def __init__(self, format_version: _Optional[int] = ..., partition_count: _Optional[int] = ..., cluster_id: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("replica", "address", "state", "version", "started_unix_ms", "incarnation")
+    __slots__ = ("replica", "address", "state", "version", "started_unix_ms", "incarnation", "share_basis", "share_excess")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Member.State]
@@ -27,19 +28,30 @@ class Member(_message.Message):
     STATE_JOINING: Member.State
     STATE_SERVING: Member.State
     STATE_DRAINING: Member.State
+    class ShareExcessEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_BASIS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_EXCESS_FIELD_NUMBER: _ClassVar[int]
     replica: str
     address: str
     state: Member.State
     version: str
     started_unix_ms: int
     incarnation: int
-    def __init__(self, replica: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[Member.State, str]] = ..., version: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    share_basis: int
+    share_excess: _containers.ScalarMap[str, int]
+    def __init__(self, replica: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[_Union[Member.State, str]] = ..., version: _Optional[str] = ..., started_unix_ms: _Optional[int] = ..., incarnation: _Optional[int] = ..., share_basis: _Optional[int] = ..., share_excess: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Claim(_message.Message):
     __slots__ = ("replica", "incarnation")
