@@ -19,7 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from scheduler import __version__
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2
 from scheduler.aio.clock import SystemClock
-from scheduler.aio.endpoint import Endpoints
+from scheduler.aio.endpoint import Check, Endpoints
 from scheduler.cluster.cluster import Cluster
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.config import ServeSettings, is_loopback
@@ -217,21 +217,28 @@ async def run(settings: ServeSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    endpoints = Endpoints()
+    live: dict[str, Check] = {}
+    ready: dict[str, Check] = {"etcd": lambda: "the embedded etcd has not started"}
     code = 1
     try:
-        async with _etcd(settings) as etcd:
-            code = await _serve(settings, etcd, stop)
+        await endpoints.serve_health(settings.healthz_listen_address, settings.healthz_port, live=live, ready=ready)
+        async with _etcd(settings, stop) as etcd:
+            del ready["etcd"]
+            code = 0 if stop.is_set() else await _serve(settings, etcd, stop, endpoints, live, ready)
     except* WrongCluster as group:
         for error in group.exceptions:
             _log.error("cannot_start", error=str(error))
+    finally:
+        await endpoints.close()
     return code
 
 
 @asynccontextmanager
-async def _etcd(settings: ServeSettings) -> AsyncIterator[Client]:
-    """The etcd client, and the embedded etcd if that is what it talks to."""
+async def _etcd(settings: ServeSettings, stop: asyncio.Event) -> AsyncIterator[Client]:
+    """The etcd client, and the embedded etcd if that is what it talks to; it has started, unless `stop` is set."""
     embedded: EmbeddedEtcd | None = None
-    endpoints = settings.etcd_client_endpoints
+    addresses = settings.etcd_client_endpoints
     if settings.etcd_embed:
         binary = find_etcd()
         if binary.warning:
@@ -243,8 +250,8 @@ async def _etcd(settings: ServeSettings) -> AsyncIterator[Client]:
             max_txn_ops=settings.etcd_max_txn_ops,
             max_request_bytes=settings.etcd_max_request_bytes,
         )
-        await embedded.start()
-        endpoints = (embedded.endpoint,)
+        await embedded.start(stop)
+        addresses = (embedded.endpoint,)
     credentials = None
     if settings.etcd_client_username:
         password_file = settings.etcd_client_password_file
@@ -254,7 +261,7 @@ async def _etcd(settings: ServeSettings) -> AsyncIterator[Client]:
     if settings.etcd_ca_file or settings.etcd_cert_file:
         tls = client_context(settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
     rng = random.Random(int.from_bytes(os.urandom(8), "big"))
-    client = Client(endpoints, rng=rng, tls=tls, credentials=credentials)
+    client = Client(addresses, rng=rng, tls=tls, credentials=credentials)
     try:
         yield client
     finally:
@@ -291,7 +298,14 @@ def _host_ip() -> str:
     return "127.0.0.1"
 
 
-async def _serve(settings: ServeSettings, etcd: Client, stop: asyncio.Event) -> int:
+async def _serve(
+    settings: ServeSettings,
+    etcd: Client,
+    stop: asyncio.Event,
+    endpoints: Endpoints,
+    live: dict[str, Check],
+    ready: dict[str, Check],
+) -> int:
     # The port is bound before anybody is told of it, and answers only once the methods are there.
     tls = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:
@@ -302,31 +316,26 @@ async def _serve(settings: ServeSettings, etcd: Client, stop: asyncio.Event) -> 
     server.methods.update(replica.methods())
     if tls is None and not is_loopback(settings.listen_address):
         _log.warning("plaintext_on_the_network", listen_address=settings.listen_address)
-    endpoints = Endpoints()
-    live, ready = {"engine": replica.not_live}, {"replica": replica.not_ready}
-    await endpoints.serve_health(settings.healthz_listen_address, settings.healthz_port, live=live, ready=ready)
+    live["engine"], ready["replica"] = replica.not_live, replica.not_ready
     if settings.enable_metrics:
         await endpoints.serve_metrics(settings.metrics_listen_address, settings.metrics_port, replica.registry())
     _log.info("serving", id=settings.id, port=port, version=__version__, partitions=settings.partitions)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            work = [
-                tasks.create_task(replica.store.run(), name="store"),
-                tasks.create_task(replica.engine.run(), name="engine"),
-            ]
-            member = tasks.create_task(_take_part(replica, stop), name="cluster")
-            await stop.wait()
-            _log.info("stopping", id=settings.id)
-            # Partitions are given up first, then the lease, then the streams: the reverse order would leave a window
-            # with two owners, or cut streams while their triggers are in flight.
-            await replica.cluster.drain(settings.drain_timeout_s)
-            replica.leaving = True
-            server.stop_accepting()
-            await server.close(grace_s=_STREAM_GRACE_S)
-            for task in (*work, member):
-                task.cancel()
-    finally:
-        await endpoints.close()
+    async with asyncio.TaskGroup() as tasks:
+        work = [
+            tasks.create_task(replica.store.run(), name="store"),
+            tasks.create_task(replica.engine.run(), name="engine"),
+        ]
+        member = tasks.create_task(_take_part(replica, stop), name="cluster")
+        await stop.wait()
+        _log.info("stopping", id=settings.id)
+        # Partitions are given up first, then the lease, then the streams: the reverse order would leave a window
+        # with two owners, or cut streams while their triggers are in flight.
+        await replica.cluster.drain(settings.drain_timeout_s)
+        replica.leaving = True
+        server.stop_accepting()
+        await server.close(grace_s=_STREAM_GRACE_S)
+        for task in (*work, member):
+            task.cancel()
     _log.info("stopped", id=settings.id)
     return 0
 

@@ -5,13 +5,17 @@ Our names begin with scheduler_; the reference's names (scheduler-service.md 7.3
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 LATENESS_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# Of the reference's histogram (7.3); each is one of the above.
+_REFERENCE_BOUNDS_S = (0.1, 0.5, 1, 5, 10)
+_TYPES = ("job", "actor")
 # Concurrency limits with a series of their own; apps choose their names, so the number must be bounded.
 GATE_SERIES_MAX = 500
 DURATION_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -35,11 +39,14 @@ class Histogram:
 
     def samples(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative buckets and the sum, as prometheus_client takes them."""
-        count, buckets = 0, []
-        for bound, one in zip((*map(str, map(float, self.bounds)), "+Inf"), self.counts, strict=True):
-            count += one
-            buckets.append((bound, float(count)))
-        return buckets, self.total
+        labels = (*map(str, map(float, self.bounds)), "+Inf")
+        return list(zip(labels, map(float, accumulate(self.counts)), strict=True)), self.total
+
+    def milliseconds(self, bounds_s: tuple[float, ...]) -> tuple[list[tuple[str, float]], float]:
+        """The same in milliseconds, with fewer buckets; `bounds_s` must be among our bounds."""
+        counts = list(accumulate(self.counts))
+        buckets = [(f"{bound * 1000:g}", float(counts[self.bounds.index(bound)])) for bound in bounds_s]
+        return [*buckets, ("+Inf", float(counts[-1]))], self.total * 1000
 
 
 class EngineStatistics:
@@ -65,7 +72,7 @@ class EngineStatistics:
         """All zero. Pairs are (job, actor)."""
         self.succeeded = [0, 0]
         self.failed = [0, 0]
-        self.acknowledgement_seconds = Histogram(DURATION_BOUNDS_S)
+        self.acknowledgement_seconds = (Histogram(DURATION_BOUNDS_S), Histogram(DURATION_BOUNDS_S))
         self.commit_seconds = Histogram(DURATION_BOUNDS_S)
         self.load_seconds = Histogram(DURATION_BOUNDS_S)
         self.blocked = self.checkpoints = self.commits = self.commit_retries = self.corrupt_records = 0
@@ -74,7 +81,7 @@ class EngineStatistics:
     def result(self, is_actor: bool, succeeded: bool, seconds: float) -> None:  # noqa: FBT001 - hot path
         """One result of an app."""
         (self.succeeded if succeeded else self.failed)[is_actor] += 1
-        self.acknowledgement_seconds.observe(seconds)
+        self.acknowledgement_seconds[is_actor].observe(seconds)
 
 
 class DeliveryStatistics:
@@ -133,24 +140,35 @@ class ConcurrencyGate(Protocol):
         """Triggers held back so far."""
 
 
+Buckets = tuple[list[tuple[str, float]], float]
+"""A histogram's cumulative buckets by upper end, and its sum."""
+
+
 class Sample(NamedTuple):
-    """One metric: kind is counter, gauge or histogram; values by label."""
+    """One metric: kind is counter, gauge or histogram; values by label (without one, under an empty string)."""
 
     kind: str
     name: str
     text: str
     label: str
-    read: Callable[[], dict[str, float] | Histogram]
+    read: Callable[[], Mapping[str, float] | Mapping[str, Buckets]]
 
 
 def pair(values: list[int]) -> dict[str, float]:
     """(job, actor) by label."""
-    return {"job": values[0], "actor": values[1]}
+    return dict(zip(_TYPES, map(float, values), strict=True))
 
 
 def one(value: float) -> dict[str, float]:
     """A metric without labels."""
     return {"": value}
+
+
+_FAMILIES: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 class StatisticsCollector(Collector):
@@ -163,17 +181,15 @@ class StatisticsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called at each scrape, in the endpoint's thread or loop."""
         for sample in self._samples:
-            values = sample.read()
-            if isinstance(values, Histogram):
-                buckets, total = values.samples()
-                yield HistogramMetricFamily(sample.name, sample.text, buckets=buckets, sum_value=total)
-                continue
-            family = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
             labels = [sample.label] if sample.label else []
-            metric = family(sample.name, sample.text, labels=labels)
-            for label, value in values.items():
-                metric.add_metric([label] if sample.label else [], value)
-            yield metric
+            family = _FAMILIES[sample.kind](sample.name, sample.text, labels=labels)
+            for label, value in sample.read().items():
+                shown = [label] if labels else []
+                if isinstance(value, tuple):
+                    family.add_metric(shown, buckets=value[0], sum_value=value[1])
+                else:
+                    family.add_metric(shown, value)
+            yield family
 
 
 def scheduler_samples(
@@ -198,7 +214,7 @@ def scheduler_samples(
         return Sample("counter", name, text, "type", lambda: pair(values))
 
     def histogram(name: str, text: str, source: Histogram) -> Sample:
-        return Sample("histogram", name, text, "", lambda: source)
+        return Sample("histogram", name, text, "", lambda: {"": source.samples()})
 
     def per_gate(kind: str, name: str, text: str, read: Callable[[ConcurrencyGate, int], int]) -> list[Sample]:
         def values() -> dict[str, float]:
@@ -220,8 +236,14 @@ def scheduler_samples(
             "counter", "throttled", "Triggers that a concurrency limit held back.", lambda gate, _: gate.throttled
         ),
         histogram("scheduler_trigger_lateness_seconds", "From the due time to the stream.", delivery.lateness),
-        histogram(
-            "scheduler_trigger_ack_duration_seconds", "From the stream to the result.", engine.acknowledgement_seconds
+        Sample(
+            "histogram",
+            "scheduler_trigger_ack_duration_seconds",
+            "From the stream to the result.",
+            "type",
+            lambda: {
+                kind: source.samples() for kind, source in zip(_TYPES, engine.acknowledgement_seconds, strict=True)
+            },
         ),
         counter("scheduler_triggers_sent", "Triggers written to streams.", lambda: delivery.sent),
         typed("scheduler_triggers_succeeded", "Triggers that an app took.", engine.succeeded),
@@ -259,6 +281,16 @@ def scheduler_samples(
         typed("dapr_scheduler_jobs_triggered", "Triggers that an app took.", engine.succeeded),
         typed("dapr_scheduler_jobs_failed", "Triggers that an app failed.", engine.failed),
         typed("dapr_scheduler_jobs_undelivered", "Due jobs that found no stream.", delivery.undelivered),
+        Sample(
+            "histogram",
+            "dapr_scheduler_trigger_latency",
+            "From the stream to the result, in milliseconds.",
+            "type",
+            lambda: {
+                kind: source.milliseconds(_REFERENCE_BOUNDS_S)
+                for kind, source in zip(_TYPES, engine.acknowledgement_seconds, strict=True)
+            },
+        ),
         Sample(
             "counter",
             "dapr_scheduler_sidecar_errors",

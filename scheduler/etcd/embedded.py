@@ -15,7 +15,7 @@ from scheduler.logs import get_logger
 
 _READY_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 8.0
-_RESTART_PAUSE_S = 0.5
+_RESTART_PAUSE_S = (0.5, 10.0)
 _PR_SET_PDEATHSIG = 1
 
 _log = get_logger("etcd.embedded")
@@ -67,19 +67,41 @@ class EmbeddedEtcd:
         """The child's process id while it runs."""
         return self._process.pid if self._process else None
 
-    async def start(self) -> None:
-        """Start it and wait until it takes connections. Raises RuntimeError with what it said last."""
+    async def start(self, stop: asyncio.Event | None = None) -> bool:
+        """Start it, again and again until it takes connections; False: `stop` was set before. Without `stop`, raises RuntimeError with its last words."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        await self._spawn()
-        end = asyncio.get_running_loop().time() + _READY_TIMEOUT_S
-        while not await self._answers():
-            process = self._process
-            assert process is not None
-            if process.returncode is not None or asyncio.get_running_loop().time() > end:
-                raise RuntimeError(f"etcd did not start: {self._last_words()}")
-            await asyncio.sleep(0.05)
+        pause_s = _RESTART_PAUSE_S[0]
+        while (problem := await self._try_start()) is not None:
+            if stop is None:
+                raise RuntimeError(f"etcd did not start: {problem}")
+            _log.error("etcd_not_started", endpoint=self.endpoint, problem=problem, next_try_s=pause_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await stop.wait()
+            if stop.is_set():
+                return False
+            pause_s = min(_RESTART_PAUSE_S[1], pause_s * 2)
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name="embedded etcd")
         _log.info("etcd_started", endpoint=self.endpoint, data_dir=str(self._data_dir), pid=self.pid)
+        return True
+
+    async def _try_start(self) -> str | None:
+        """None: it runs; else what is wrong. A port that somebody else listens on is never taken for ours."""
+        if await self._answers():
+            return f"port {self._client_port} is taken by another process"
+        await self._spawn()
+        process = self._process
+        assert process is not None
+        end = asyncio.get_running_loop().time() + _READY_TIMEOUT_S
+        while not await self._answers():
+            if process.returncode is not None:
+                return self._last_words()
+            if asyncio.get_running_loop().time() > end:
+                process.kill()
+                await process.wait()
+                return f"no answer within {_READY_TIMEOUT_S:.0f} s; {self._last_words()}"
+            await asyncio.sleep(0.05)
+        return None
 
     async def _spawn(self) -> None:
         client, peer = self.endpoint, f"http://127.0.0.1:{self._peer_port}"
@@ -128,7 +150,7 @@ class EmbeddedEtcd:
             if self._stopping:
                 return
             _log.error("etcd_died", exit_code=code, hint=self._last_words()[-300:])
-            await asyncio.sleep(_RESTART_PAUSE_S)
+            await asyncio.sleep(_RESTART_PAUSE_S[0])
             await self._spawn()
 
     async def stop(self) -> None:

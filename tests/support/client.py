@@ -113,17 +113,46 @@ class Watcher:
         self._calls: dict[str, object] = {}
         self.errors: list[grpc.RpcError] = []
         self.connected: set[str] = set()
+        self.wanted: set[str] = set()
         self._threads: list[threading.Thread] = []
         for address in addresses:
             self.add(address)
 
     def add(self, address: str) -> None:
-        thread = threading.Thread(target=self._follow, args=(address,), daemon=True)
+        if address not in self.wanted:
+            self.wanted.add(address)
+            self._start(self._stream, address)
+
+    def follow(self, address: str) -> None:
+        """Be connected to what WatchHosts of that replica lists, as a sidecar is."""
+        self._start(self._watch_hosts, address)
+        while not self.wanted and not self._stopped.wait(0.01):
+            pass
+
+    def _start(self, target, address: str) -> None:
+        thread = threading.Thread(target=target, args=(address,), daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _follow(self, address: str) -> None:
-        while not self._stopped.is_set():
+    def _watch_hosts(self, address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            rpc = channel.unary_stream(
+                f"{SERVICE}/WatchHosts",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=pb.WatchHostsResponse.FromString,
+            )
+            call = self._calls["hosts"] = rpc(pb.WatchHostsRequest())
+            try:
+                for answer in call:
+                    listed = {host.address for host in answer.hosts}
+                    for one in listed:
+                        self.add(one)
+                    self.wanted &= listed
+            except grpc.RpcError as error:
+                self.errors.append(error)
+
+    def _stream(self, address: str) -> None:
+        while not self._stopped.is_set() and address in self.wanted:
             with grpc.insecure_channel(address, options=self._options) as channel:
                 outgoing: Queue = Queue()
                 outgoing.put(pb.WatchJobsRequest(initial=self._initial))
@@ -169,6 +198,13 @@ class Watcher:
         status = self.verdict(hit)
         if status is not None:
             hit.answer(status)
+
+    def calls_by_address(self) -> dict[str, object]:
+        """The streams as they are now."""
+        return {address: call for address, call in self._calls.items() if address != "hosts"}
+
+    def calls(self) -> list[object]:
+        return list(self.calls_by_address().values())
 
     def by_name(self) -> dict[str, list[Hit]]:
         found: dict[str, list[Hit]] = {}
