@@ -1,4 +1,4 @@
-"""One replica: builds the rooms, owns the root task group, the signals and the order of stopping (house: the composition root)."""
+"""The life of one replica: its etcd, its certificate, its ports, the signals, and the order of starting and stopping (house: the composition root)."""
 
 import asyncio
 import contextlib
@@ -8,235 +8,86 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-
-from prometheus_client import CollectorRegistry, disable_created_metrics
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
+from dataclasses import dataclass, field
 
 from scheduler import __version__
-from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2
 from scheduler.aio.clock import SystemClock
 from scheduler.aio.endpoint import Check, Endpoints
-from scheduler.cluster.cluster import Cluster
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.config import ServeSettings, is_loopback
-from scheduler.core.lifecycle import Job
-from scheduler.core.shares import Shares
-from scheduler.delivery.hub import Hub
-from scheduler.engine.engine import Engine
+from scheduler.core.errors import SchedulerError
 from scheduler.etcd.binary import find_etcd
 from scheduler.etcd.client import Client, Credentials
 from scheduler.etcd.embedded import EmbeddedEtcd
 from scheduler.etcd.errors import EtcdError
-from scheduler.grpc_services import health_methods, reflection_methods
-from scheduler.http2.server import Method, Server
+from scheduler.http2.server import Server
+from scheduler.identity.contexts import ClientTls
+from scheduler.identity.sentry import SentrySource
+from scheduler.identity.server import ServerIdentity
+from scheduler.identity.sources import FileSource, Source
 from scheduler.logs import get_logger
-from scheduler.metrics import (
-    ClusterStatistics,
-    DeliveryStatistics,
-    EngineStatistics,
-    RpcStatistics,
-    StatisticsCollector,
-    scheduler_samples,
-)
-from scheduler.rpc.authz import Authorizer
-from scheduler.rpc.hosts import Hosts
-from scheduler.rpc.jobs import SERVICE, Jobs
-from scheduler.rpc.watch import Watch
+from scheduler.metrics import IdentityStatistics
+from scheduler.replica import Replica
 from scheduler.store.errors import WrongCluster
-from scheduler.store.jobs import JobStore
-from scheduler.store.keys import Keys
-from scheduler.store.partition import PartitionReader
-from scheduler.store.progress import ProgressLog
-from scheduler.tls import client_context, server_context
 
 _START_RETRY_S = 0.5
+_IDENTITY_RETRY_S = 2.0
 _STREAM_GRACE_S = 0.5
-# No progress of the commits for so long, with results waiting, is a fault that a restart may mend.
-_STUCK_S = 60.0
 # The collector looks at young objects only now and then: a replica's jobs live long, and their garbage is mostly acyclic.
 _GC_THRESHOLDS = (50_000, 20, 100)
 
 _log = get_logger("app")
 
 
-class Replica:
-    """The rooms of one replica, fitted together."""
+@dataclass(slots=True)
+class _Process:
+    """What there is before a replica is."""
 
-    def __init__(self, settings: ServeSettings, etcd: Client, address: str, lease_file: LeaseFile | None) -> None:
-        """Builds; nothing runs yet. `address` is what sidecars are told."""
-        clock = self.clock = SystemClock()
-        rng = random.Random(int.from_bytes(os.urandom(16), "big"))
-        keys = Keys(settings.etcd_root)
-        self.settings = settings
-        self.etcd = etcd
-        self.engine_statistics, self.delivery_statistics = EngineStatistics(), DeliveryStatistics()
-        self.cluster_statistics, self.rpc_statistics = ClusterStatistics(), RpcStatistics()
-        self.shares = Shares()
-        self.store = JobStore(
-            etcd=etcd,
-            keys=keys,
-            partition_count=settings.partitions,
-            rng=rng,
-            max_txn_ops=settings.etcd_max_txn_ops,
-            max_request_bytes=settings.etcd_max_request_bytes,
-        )
-        self.engine = Engine(
-            replica=settings.id,
-            reader=PartitionReader(etcd=etcd, keys=keys),
-            log=ProgressLog(etcd=etcd, keys=keys, max_txn_ops=settings.etcd_max_txn_ops),
-            lease=lambda: self.cluster.tenure,
-            clock=clock,
-            statistics=self.engine_statistics,
-            hub=self._make_hub,
-            commit_window=settings.commit_window,
-        )
-        self.cluster = Cluster(
-            etcd=etcd,
-            keys=keys,
-            replica=settings.id,
-            address=address,
-            version=__version__,
-            partition_count=settings.partitions,
-            lease_ttl_s=settings.lease_ttl_s,
-            clock=clock,
-            rng=rng,
-            owner=lambda: self.engine,
-            shares=self.shares,
-            gates=lambda: self.hub,
-            statistics=self.cluster_statistics,
-            lease_file=lease_file,
-        )
-        self.leaving = False
+    settings: ServeSettings
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    endpoints: Endpoints = field(default_factory=Endpoints)
+    live: dict[str, Check] = field(default_factory=dict)
+    ready: dict[str, Check] = field(default_factory=dict)
+    identity: IdentityStatistics = field(default_factory=IdentityStatistics)
+    rng: random.Random = field(default_factory=lambda: random.Random(int.from_bytes(os.urandom(16), "big")))
 
-    def _make_hub(self, settle: Callable[[Job, bool], None], may_fire: Callable[[], bool]) -> Hub:
-        self.hub = Hub(
-            replica=self.settings.id,
-            settle=settle,
-            may_fire=may_fire,
-            clock=self.clock,
-            statistics=self.delivery_statistics,
-            window=self.settings.in_flight_per_stream,
-            shares=self.shares,
-            excess_shrunk=lambda: self.cluster.look(),  # noqa: PLW0108 - the cluster is made later
-        )
-        return self.hub
-
-    def methods(self) -> dict[str, Method]:
-        """All that the gRPC server offers."""
-        settings = self.settings
-        authorizer = Authorizer(
-            tls=settings.tls_ca_file is not None,
-            trust_domains=frozenset(settings.trust_domains),
-            statistics=self.rpc_statistics,
-        )
-        jobs = Jobs(
-            store=self.store,
-            authorizer=authorizer,
-            clock=self.clock,
-            statistics=self.rpc_statistics,
-            leaving=lambda: self.leaving,
-        )
-        watch = Watch(hub=self.hub, authorizer=authorizer, statistics=self.rpc_statistics)
-        services = [SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
-        return {
-            **jobs.methods(),
-            **Hosts(self.cluster.hosts).methods(),
-            **watch.methods(),
-            **health_methods(lambda name: self.not_ready() is None if name in {"", SERVICE} else None),
-            **reflection_methods([scheduler_pb2.DESCRIPTOR], services),
-        }
-
-    def not_ready(self) -> str | None:
-        """Why this replica should not be sent to; None: it should."""
-        if self.leaving:
-            return "shutting down"
-        if not self.cluster.tenure.may_act(self.clock.boottime_s()):
-            return "no trusted lease in etcd"
-        if self.cluster.state != "serving":
-            return f"{self.cluster.state} the cluster"
-        if self.engine.commits.full:
-            return "too many results wait for etcd"
-        return None
-
-    def not_live(self) -> str | None:
-        """Why this replica should be restarted; None: it should not."""
-        commits = self.engine.commits
-        stuck_s = self.clock.boottime_s() - commits.last_commit_s
-        if commits.uncommitted and stuck_s > _STUCK_S and self.cluster.tenure.may_act(self.clock.boottime_s()):
-            return f"no commit for {stuck_s:.0f} s with {commits.uncommitted} results waiting"
-        return None
-
-    def registry(self) -> CollectorRegistry:
-        """All metrics."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
-        engine, hub = self.engine, self.hub
-
-        def etcd_requests() -> dict[str, float]:
-            totals: dict[str, float] = {}
-            for (operation, _), count in self.etcd.requests.items():
-                totals[operation] = totals.get(operation, 0) + count
-            return totals
-
-        registry.register(
-            StatisticsCollector(
-                scheduler_samples(
-                    engine=self.engine_statistics,
-                    delivery=self.delivery_statistics,
-                    cluster=self.cluster_statistics,
-                    rpc=self.rpc_statistics,
-                    gauges={
-                        "in_flight": hub.in_flight_count,
-                        "waiting": hub.waiting_count,
-                        "streams": lambda: hub.stream_count,
-                        "jobs": engine.job_count,
-                        "owned": lambda: len(engine.partitions),
-                        "partitions": lambda: self.settings.partitions,
-                        "uncommitted": lambda: engine.commits.uncommitted,
-                        "ready": lambda: float(self.not_ready() is None),
-                    },
-                    gates=hub.gates,
-                    etcd_requests=etcd_requests,
-                )
-            )
-        )
-        return registry
+    @contextlib.contextmanager
+    def not_ready_while(self, name: str, problem: str) -> Iterator[None]:
+        """Readiness says why, meanwhile."""
+        self.ready[name] = lambda: problem
+        yield
+        del self.ready[name]
 
 
 async def run(settings: ServeSettings) -> int:
     """Serve until SIGTERM or SIGINT, then stop in order. Returns the exit code; raises OSError for a port that is taken."""
     gc.set_threshold(*_GC_THRESHOLDS)
-    stop = asyncio.Event()
+    process = _Process(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    endpoints = Endpoints()
-    live: dict[str, Check] = {}
-    ready: dict[str, Check] = {"etcd": lambda: "the embedded etcd has not started"}
+        loop.add_signal_handler(number, process.stop.set)
     code = 1
     try:
-        await endpoints.serve_health(settings.healthz_listen_address, settings.healthz_port, live=live, ready=ready)
-        async with _etcd(settings, stop) as etcd:
-            del ready["etcd"]
-            code = 0 if stop.is_set() else await _serve(settings, etcd, stop, endpoints, live, ready)
+        host, port = settings.healthz_listen_address, settings.healthz_port
+        await process.endpoints.serve_health(host, port, live=process.live, ready=process.ready)
+        async with _etcd(process) as etcd:
+            with process.not_ready_while("identity", "there is no certificate yet"):
+                identity = await _identity(process)
+            code = 0 if process.stop.is_set() else await _serve(process, etcd, identity)
     except* WrongCluster as group:
         for error in group.exceptions:
             _log.error("cannot_start", error=str(error))
     finally:
-        await endpoints.close()
+        await process.endpoints.close()
     return code
 
 
 @asynccontextmanager
-async def _etcd(settings: ServeSettings, stop: asyncio.Event) -> AsyncIterator[Client]:
-    """The etcd client, and the embedded etcd if that is what it talks to; it has started, unless `stop` is set."""
+async def _etcd(process: _Process) -> AsyncIterator[Client]:
+    """The etcd client, and the embedded etcd if that is what it talks to; it has started, unless the process is to stop."""
+    settings = process.settings
     embedded: EmbeddedEtcd | None = None
     addresses = settings.etcd_client_endpoints
     if settings.etcd_embed:
@@ -250,24 +101,66 @@ async def _etcd(settings: ServeSettings, stop: asyncio.Event) -> AsyncIterator[C
             max_txn_ops=settings.etcd_max_txn_ops,
             max_request_bytes=settings.etcd_max_request_bytes,
         )
-        await embedded.start(stop)
+        with process.not_ready_while("etcd", "the embedded etcd has not started"):
+            await embedded.start(process.stop)
         addresses = (embedded.endpoint,)
     credentials = None
     if settings.etcd_client_username:
         password_file = settings.etcd_client_password_file
         password = password_file.read_text().strip() if password_file else ""
         credentials = Credentials(user=settings.etcd_client_username, password=password)
-    tls: ssl.SSLContext | None = None
+    tls: ClientTls | None = None
+    follower: asyncio.Task[None] | None = None
     if settings.etcd_ca_file or settings.etcd_cert_file:
-        tls = client_context(settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
-    rng = random.Random(int.from_bytes(os.urandom(8), "big"))
-    client = Client(addresses, rng=rng, tls=tls, credentials=credentials)
+        source = FileSource(
+            "etcd", settings.etcd_cert_file, settings.etcd_key_file, settings.etcd_ca_file, process.identity
+        )
+        material = await source.fetch()
+        tls = ClientTls(material)
+        follower = asyncio.create_task(source.follow(tls.update, material), name="certificate towards etcd")
+    client = Client(addresses, rng=process.rng, tls=tls, credentials=credentials)
     try:
         yield client
     finally:
+        if follower is not None:
+            follower.cancel()
         await client.close()
         if embedded is not None:
             await embedded.stop()
+
+
+async def _identity(process: _Process) -> ServerIdentity | None:
+    """Our certificate, as soon as there is one; None: plaintext, or the process is to stop."""
+    settings, statistics = process.settings, process.identity
+    source: Source
+    if settings.from_sentry:
+        source = SentrySource(
+            address=settings.sentry_address or f"dapr-sentry.{settings.namespace}.svc:443",
+            trust_domain=settings.trust_domain,
+            namespace=settings.namespace,
+            app_id=settings.sentry_identity,
+            anchors_file=settings.trust_anchors_file,
+            token_file=settings.sentry_token_file,
+            kubernetes=settings.mode == "kubernetes",
+            clock=SystemClock(),
+            rng=process.rng,
+            statistics=statistics,
+        )
+    elif settings.tls_cert_file is not None:
+        source = FileSource("server", settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file, statistics)
+    else:
+        return None
+    while not process.stop.is_set():
+        try:
+            return ServerIdentity(source, await source.fetch())
+        except (OSError, ValueError, ssl.SSLError, SchedulerError) as error:
+            if not settings.from_sentry:
+                raise
+            _log.error("no_certificate", error=str(error), next_try_s=_IDENTITY_RETRY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IDENTITY_RETRY_S):
+                    await process.stop.wait()
+    return None
 
 
 def _lease_file(settings: ServeSettings) -> LeaseFile | None:
@@ -298,35 +191,33 @@ def _host_ip() -> str:
     return "127.0.0.1"
 
 
-async def _serve(
-    settings: ServeSettings,
-    etcd: Client,
-    stop: asyncio.Event,
-    endpoints: Endpoints,
-    live: dict[str, Check],
-    ready: dict[str, Check],
-) -> int:
+async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | None) -> int:
+    settings = process.settings
     # The port is bound before anybody is told of it, and answers only once the methods are there.
-    tls = None
-    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-        tls = server_context(settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file)
     server = Server(methods={}, on_error=lambda path, error: _log.error("handler_failed", path=path, error=repr(error)))
+    tls = identity.tls.context if identity else None
     port = await server.listen(settings.listen_address, settings.port, tls=tls)
-    replica = Replica(settings, etcd, _advertised(settings, port), _lease_file(settings))
+    replica = Replica(settings, etcd, _advertised(settings, port), _lease_file(settings), process.identity)
     server.methods.update(replica.methods())
     if tls is None and not is_loopback(settings.listen_address):
         _log.warning("plaintext_on_the_network", listen_address=settings.listen_address)
-    live["engine"], ready["replica"] = replica.not_live, replica.not_ready
+    process.live["engine"], process.ready["replica"] = replica.not_live, replica.not_ready
     if settings.enable_metrics:
-        await endpoints.serve_metrics(settings.metrics_listen_address, settings.metrics_port, replica.registry())
+        host = settings.metrics_listen_address
+        await process.endpoints.serve_metrics(host, settings.metrics_port, replica.registry())
     _log.info("serving", id=settings.id, port=port, version=__version__, partitions=settings.partitions)
     async with asyncio.TaskGroup() as tasks:
         work = [
             tasks.create_task(replica.store.run(), name="store"),
             tasks.create_task(replica.engine.run(), name="engine"),
+            tasks.create_task(_take_part(replica, process.stop), name="cluster"),
         ]
-        member = tasks.create_task(_take_part(replica, stop), name="cluster")
-        await stop.wait()
+        if identity is not None:
+            work.append(tasks.create_task(identity.follow(replica.authorizer.trust), name="certificates"))
+            work.append(tasks.create_task(replica.recheck_streams(), name="identities of streams"))
+        if settings.mode == "kubernetes":
+            work.append(tasks.create_task(_namespaces(replica), name="namespaces"))
+        await process.stop.wait()
         _log.info("stopping", id=settings.id)
         # Partitions are given up first, then the lease, then the streams: the reverse order would leave a window
         # with two owners, or cut streams while their triggers are in flight.
@@ -334,10 +225,24 @@ async def _serve(
         replica.leaving = True
         server.stop_accepting()
         await server.close(grace_s=_STREAM_GRACE_S)
-        for task in (*work, member):
+        for task in work:
             task.cancel()
     _log.info("stopped", id=settings.id)
     return 0
+
+
+async def _namespaces(replica: Replica) -> None:
+    """Jobs go with their Kubernetes namespace."""
+    # Only here: the client's import costs a second that nobody else should wait for.
+    from scheduler.kubernetes.namespaces import NamespaceController, configuration
+
+    controller = NamespaceController(
+        store=replica.store,
+        configuration=await configuration(replica.settings.kubeconfig),
+        acting=replica.acts_for_the_cluster,
+        statistics=replica.kubernetes_statistics,
+    )
+    await controller.run()
 
 
 async def _take_part(replica: Replica, stop: asyncio.Event) -> None:

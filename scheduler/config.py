@@ -59,10 +59,19 @@ class ServeSettings:
     in_flight_per_stream: int = 8_192
     commit_window: int = 16_384
     drain_timeout_s: float = 8.0
+    mode: str = "standalone"
+    kubeconfig: Path | None = None
+    namespace: str = "default"
+    tls_enabled: bool = False
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_ca_file: Path | None = None
-    trust_domains: tuple[str, ...] = ()
+    sentry_address: str = ""
+    sentry_token_file: Path = Path("/var/run/secrets/dapr.io/sentrytoken/token")
+    sentry_identity: str = "dapr-scheduler"
+    trust_anchors_file: Path = Path("/var/run/secrets/dapr.io/tls/ca.crt")
+    trust_domain: str = "localhost"
+    app_trust_domains: tuple[str, ...] = ("public",)
     allow_insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -85,14 +94,34 @@ class ServeSettings:
             raise ConfigError(f"--id is {self.id!r}; it must not be empty nor contain '/'")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ConfigError("--tls-cert-file and --tls-key-file go together")
-        if self.tls_ca_file is None:
+        if self.mode not in {"standalone", "kubernetes"}:
+            raise ConfigError(f"--mode is {self.mode!r}, allowed are standalone and kubernetes")
+        if self.kubeconfig is not None and self.mode != "kubernetes":
+            raise ConfigError("kubeconfig flag is only valid in --mode=kubernetes")
+        if (
+            self.tls_cert_file is not None
+            and self.tls_ca_file is None
+            and (self.tls_enabled or self.mode == "kubernetes")
+        ):
+            raise ConfigError("--tls-ca-file is missing: mutual TLS needs to know who signs the clients' certificates")
+        if not self.mutual_tls:
             # TLS without client certificates tells nobody apart: strangers stay out either way.
             require_loopback("--listen-address", self.listen_address, allow_insecure=self.allow_insecure)
 
     @property
-    def broadcast_address(self) -> str:
-        """What sidecars are told, while the port is known only once it is bound."""
-        return self.override_broadcast_host_port
+    def from_sentry(self) -> bool:
+        """Whether our certificate comes from the reference's certificate authority."""
+        return self.tls_cert_file is None and (self.tls_enabled or self.mode == "kubernetes")
+
+    @property
+    def mutual_tls(self) -> bool:
+        """Whether clients must prove who they are."""
+        return self.tls_ca_file is not None or self.from_sentry
+
+    @property
+    def trust_domains(self) -> frozenset[str]:
+        """Whose clients may be somebody: the apps' and the control plane's own."""
+        return frozenset((*self.app_trust_domains, self.trust_domain))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

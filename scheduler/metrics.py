@@ -6,6 +6,7 @@ Our names begin with scheduler_; the reference's names (scheduler-service.md 7.3
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
@@ -124,6 +125,32 @@ class RpcStatistics:
         self.sidecar_errors = {"auth_failed": 0, "recv_failed": 0, "send_failed": 0}
 
 
+class IdentityStatistics:
+    """Counted by the identity room."""
+
+    __slots__ = ("expiries", "reloads")
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.reloads = {"ok": 0, "failed": 0}
+        self.expiries: dict[str, float] = {}
+
+    def note_expiry(self, source: str, expires: datetime | None) -> None:
+        """When the certificate of a source ends."""
+        if expires is not None:
+            self.expiries[source] = expires.timestamp()
+
+
+class KubernetesStatistics:
+    """Counted by the kubernetes room."""
+
+    __slots__ = ("deleted_jobs", "errors", "reconciliations")
+
+    def __init__(self) -> None:
+        """All zero."""
+        self.deleted_jobs = self.errors = self.reconciliations = 0
+
+
 class ConcurrencyGate(Protocol):
     """What the delivery room shows of a concurrency limit."""
 
@@ -198,6 +225,8 @@ def scheduler_samples(
     delivery: DeliveryStatistics,
     cluster: ClusterStatistics,
     rpc: RpcStatistics,
+    identity: IdentityStatistics,
+    kubernetes: KubernetesStatistics,
     gauges: dict[str, Callable[[], float]],
     gates: Callable[[], Sequence[tuple[ConcurrencyGate, int]]],
     etcd_requests: Callable[[], dict[str, float]],
@@ -273,6 +302,29 @@ def scheduler_samples(
         counter("scheduler_lease_keepalive_failures", "Keepalives that failed.", lambda: cluster.keepalive_failures),
         counter("scheduler_leases_lost", "Leases lost.", lambda: cluster.leases_lost),
         Sample("counter", "scheduler_etcd_requests", "Requests to etcd.", "operation", etcd_requests),
+        Sample(
+            "counter",
+            "scheduler_certificate_reloads",
+            "Certificates and trust anchors exchanged while running.",
+            "result",
+            lambda: dict(identity.reloads),
+        ),
+        Sample(
+            "gauge",
+            "scheduler_certificate_expiry_timestamp_seconds",
+            "When our certificates end.",
+            "source",
+            lambda: dict(identity.expiries),
+        ),
+        counter(
+            "scheduler_namespace_jobs_deleted", "Jobs deleted with their namespace.", lambda: kubernetes.deleted_jobs
+        ),
+        counter("scheduler_namespace_errors", "Failures of the namespace controller.", lambda: kubernetes.errors),
+        counter(
+            "scheduler_namespace_reconciliations",
+            "Comparisons with all namespaces.",
+            lambda: kubernetes.reconciliations,
+        ),
         gauge("dapr_scheduler_sidecars_connected", "Connected WatchJobs streams.", "streams"),
         typed("dapr_scheduler_jobs_created", "Accepted jobs.", rpc.created),
         typed("dapr_scheduler_jobs_created_failed", "Refused jobs.", rpc.created_failed),

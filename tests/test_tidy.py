@@ -6,7 +6,15 @@ import subprocess
 
 import pytest
 
-from scheduler.metrics import ClusterStatistics, DeliveryStatistics, EngineStatistics, RpcStatistics, scheduler_samples
+from scheduler.metrics import (
+    ClusterStatistics,
+    DeliveryStatistics,
+    EngineStatistics,
+    IdentityStatistics,
+    KubernetesStatistics,
+    RpcStatistics,
+    scheduler_samples,
+)
 from tests.support.processes import ROOT
 
 MODULES = sorted(path for path in (ROOT / "scheduler").rglob("*.py") if "_pb" not in path.parts)
@@ -33,6 +41,8 @@ def test_metric_names_are_unique() -> None:
         delivery=DeliveryStatistics(),
         cluster=ClusterStatistics(),
         rpc=RpcStatistics(),
+        identity=IdentityStatistics(),
+        kubernetes=KubernetesStatistics(),
         gauges={},
         gates=list,
         etcd_requests=dict,

@@ -67,7 +67,15 @@ def _list(value: str) -> tuple[str, ...]:
 )
 @click.option("--healthz-port", default=8080, show_default=True, help="Port of /healthz, /livez and /readyz.")
 @click.option("--healthz-listen-address", default="127.0.0.1", show_default=True, help="Health listen address.")
-@click.option("--enable-metrics", type=bool, default=True, show_default=True, help="Serve Prometheus metrics.")
+@click.option(
+    "--enable-metrics",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=True,
+    show_default=True,
+    help="Serve Prometheus metrics.",
+)
 @click.option("--metrics-port", default=9090, show_default=True, help="Port of the metrics.")
 @click.option("--metrics-listen-address", default="127.0.0.1", show_default=True, help="Metrics listen address.")
 @click.option(
@@ -114,20 +122,60 @@ def _list(value: str) -> tuple[str, ...]:
     show_default=True,
     help="Seconds for handing partitions over at SIGTERM.",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(["standalone", "kubernetes"]),
+    default="standalone",
+    show_default=True,
+    help="kubernetes: mutual TLS always, and jobs go with their namespace.",
+)
+@click.option("--kubeconfig", type=_PATH, default=None, help="How to reach Kubernetes, if not by the pod's account.")
+@click.option("--namespace", envvar="NAMESPACE", default="default", show_default=True, help="Our own namespace.")
+@click.option(
+    "--tls-enabled",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=False,
+    show_default=True,
+    help="Mutual TLS, by Sentry unless files are given.",
+)
 @click.option("--tls-cert-file", type=_PATH, default=None, help="Our certificate; turns TLS on.")
 @click.option("--tls-key-file", type=_PATH, default=None, help="Its key.")
 @click.option(
     "--tls-ca-file", type=_PATH, default=None, help="CA of the clients; turns mutual TLS with SPIFFE identities on."
 )
+@click.option("--sentry-address", default="", help="Sentry's host:port.  [default: dapr-sentry.NAMESPACE.svc:443]")
 @click.option(
-    "--trust-domain",
-    "trust_domains",
-    default="",
-    help="SPIFFE trust domains to accept, comma separated.  [default: any]",
+    "--sentry-token-file",
+    type=_PATH,
+    default=Path("/var/run/secrets/dapr.io/sentrytoken/token"),
+    show_default=True,
+    help="Token that proves us to Sentry.",
+)
+@click.option(
+    "--sentry-identity",
+    envvar="SENTRY_LOCAL_IDENTITY",
+    default="dapr-scheduler",
+    show_default=True,
+    help="App id that we ask Sentry for.",
+)
+@click.option(
+    "--trust-anchors-file",
+    type=_PATH,
+    default=Path("/var/run/secrets/dapr.io/tls/ca.crt"),
+    show_default=True,
+    help="Trust anchors, with Sentry.",
+)
+@click.option(
+    "--trust-domain", default="localhost", show_default=True, help="SPIFFE trust domain of the control plane."
+)
+@click.option(
+    "--app-trust-domains", default="public", show_default=True, help="SPIFFE trust domains of apps, comma separated."
 )
 @click.option("--allow-insecure", is_flag=True, help="Serve plaintext on addresses other than loopback.")
 @click.option("--log-level", type=_LEVELS, default="info", show_default=True)
-@click.option("--log-as-json", type=bool, default=False, show_default=True)
+@click.option("--log-as-json", type=bool, is_flag=False, flag_value=True, default=False, show_default=True)
 def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
     """Run one scheduler replica.
 
@@ -135,7 +183,7 @@ def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
     each has an --id of its own.
     """
     values["etcd_client_endpoints"] = _list(values["etcd_client_endpoints"])
-    values["trust_domains"] = _list(values["trust_domains"])
+    values["app_trust_domains"] = _list(values["app_trust_domains"])
     if values["etcd_embed"] is None:
         values["etcd_embed"] = not values["etcd_client_endpoints"]
     settings = _settings(ServeSettings, values)
@@ -174,7 +222,7 @@ def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
 @click.option("--dapr-graceful-shutdown-seconds", "graceful_shutdown_s", default=5.0, show_default=True)
 @click.option("--allow-insecure", is_flag=True, help="Listen in plaintext on addresses other than loopback.")
 @click.option("--log-level", type=_LEVELS, default="info", show_default=True)
-@click.option("--log-as-json", type=bool, default=False, show_default=True)
+@click.option("--log-as-json", type=bool, is_flag=False, flag_value=True, default=False, show_default=True)
 def sidecar(log_level: str, log_as_json: bool, **values: Any) -> None:
     """Run a sidecar: the Jobs API for one app, and the delivery of its jobs.
 

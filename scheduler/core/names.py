@@ -35,6 +35,17 @@ def _escape(segment: str) -> str:
     return segment
 
 
+def unescape(segment: str) -> str:
+    """A key's segment as it was given."""
+    return segment.replace("%7C", "|").replace("%25", "%")
+
+
+def namespace_prefixes(namespace: str) -> tuple[str, str]:
+    """What the storage keys of all jobs and reminders of a namespace begin with; they reach into no other namespace."""
+    escaped = _escape(namespace)
+    return f"app{SEPARATOR}{escaped}{SEPARATOR}", f"actorreminder{SEPARATOR}{escaped}{SEPARATOR}"
+
+
 def app_target(namespace: str, app_id: str) -> Target:
     """Jobs of an app."""
     return Target("app", namespace, app_id, None)

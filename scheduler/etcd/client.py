@@ -8,7 +8,7 @@ import asyncio
 import random
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
@@ -98,6 +98,13 @@ def parse_endpoint(endpoint: str) -> tuple[str, bool]:
     return rest.rstrip("/"), scheme == "https"
 
 
+def _system_tls() -> ssl.SSLContext:
+    """Verifies against the system's anchors."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
 class Client:
     """See `scheduler.etcd.api.Etcd` for the contract. Belongs to one event loop; `close` ends it."""
 
@@ -106,18 +113,16 @@ class Client:
         endpoints: Sequence[str],
         *,
         rng: random.Random,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        """Connects with the first request. Raises ValueError for an endpoint that is none."""
+        """Connects with the first request; `tls` is asked at each connection. Raises ValueError for an endpoint that is none."""
         if not endpoints:
             raise ValueError("etcd endpoints: none given")
         self._channels: list[Channel] = []
         for endpoint in endpoints:
             target, secure = parse_endpoint(endpoint)
-            context = (tls or ssl.create_default_context()) if secure else None
-            if context is not None:
-                context.set_alpn_protocols(["h2"])
+            context = (tls or _system_tls) if secure else None
             self._channels.append(Channel(target, tls=context, limits=_LIMITS, keepalive_s=_KEEPALIVE_S, rng=rng))
         self._rng = rng
         self._current = rng.randrange(len(self._channels))

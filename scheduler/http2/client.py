@@ -286,18 +286,23 @@ class Channel:
         self,
         target: str,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
         server_hostname: str | None = None,
+        check_server: Callable[[bytes], str | None] | None = None,
         limits: Limits | None = None,
         keepalive_s: float | None = None,
         rng: random.Random | None = None,
         user_agent: str = "scheduler-python",
     ) -> None:
-        """Connects with the first call. `keepalive_s`: ping after so long without a byte from the server. Raises ValueError."""
+        """Connects with the first call. `keepalive_s`: ping after so long without a byte from the server. Raises ValueError.
+
+        `tls` may be a function, asked at each connection; `check_server` looks at the server's certificate (DER) and says what is wrong with it.
+        """
         self.target = target
         self._address = None if target.startswith("unix:") else parse_target(target)
         self._tls = tls
         self._server_hostname = server_hostname
+        self._check_server = check_server
         self._limits = limits or Limits()
         self._keepalive_s = keepalive_s
         self._rng = rng or random.Random()
@@ -428,10 +433,14 @@ class Channel:
             return shell
         host, port = self._address
         hostname = (self._server_hostname or host) if self._tls else None
-        transport, shell = await loop.create_connection(make, host, port, ssl=self._tls, server_hostname=hostname)
-        if not speaks_http2(transport):
+        tls = self._tls() if callable(self._tls) else self._tls
+        transport, shell = await loop.create_connection(make, host, port, ssl=tls, server_hostname=hostname)
+        problem = None if speaks_http2(transport) else "the server does not speak HTTP/2 (no h2 by ALPN)"
+        if problem is None and self._check_server is not None:
+            problem = self._check_server(shell.peer_certificate() or b"")
+        if problem is not None:
             transport.abort()
-            raise OSError("the server does not speak HTTP/2 (no h2 by ALPN)")
+            raise OSError(problem)
         return shell
 
     def _connected(self) -> None:

@@ -64,12 +64,12 @@ Method = Unary | Streaming
 class Peer:
     """Who is at the other end of a connection; made once for all its calls."""
 
-    __slots__ = ("address", "attributes", "certificate")
+    __slots__ = ("address", "attributes", "chain")
 
-    def __init__(self, address: str, certificate: bytes | None) -> None:
-        """`certificate` is the leaf in DER, verified by TLS; `attributes` is a cache for whoever authorises."""
+    def __init__(self, address: str, chain: tuple[bytes, ...] = ()) -> None:
+        """`chain` is what TLS has verified, in DER, the leaf first; `attributes` is a cache for whoever authorises."""
         self.address = address
-        self.certificate = certificate
+        self.chain = chain
         self.attributes: dict[str, Any] = {}
 
 
@@ -360,7 +360,7 @@ class _ServerShell(Shell):
         super().__init__()
         self.server = server
         self.loop = self._loop
-        self.peer = Peer("", None)
+        self.peer = Peer("")
         self.accepted_s = self._loop.time()
         self.connection = Connection(
             client=False,
@@ -379,7 +379,7 @@ class _ServerShell(Shell):
             transport.close()
             return
         super().connection_made(transport)
-        self.peer = Peer(self.peer_address(), self.peer_certificate())
+        self.peer = Peer(self.peer_address(), self.peer_chain())
         self.server.shells.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

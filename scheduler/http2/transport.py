@@ -92,6 +92,16 @@ class Shell(asyncio.Protocol):
         certificate: bytes | None = tls.getpeercert(binary_form=True)
         return certificate
 
+    def peer_chain(self) -> tuple[bytes, ...]:
+        """All certificates that the peer has shown (DER), the leaf first."""
+        tls: Any = self.transport.get_extra_info("ssl_object") if self.transport else None
+        if tls is None:
+            return ()
+        if hasattr(tls, "get_unverified_chain"):  # Python 3.13
+            return tuple(tls.get_unverified_chain() or ())
+        chain = tls._sslobj.get_unverified_chain()  # noqa: SLF001 - the only way before 3.13
+        return tuple(ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in chain or ())
+
     def peer_address(self) -> str:
         """Who is at the other end, for logs."""
         name: Any = self.transport.get_extra_info("peername") if self.transport else None

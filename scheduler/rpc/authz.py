@@ -1,81 +1,66 @@
 """Who may act for which namespace and app (scheduler-service.md 1.5, 6; reliability.md 5.2).
 
 Without TLS only presence is checked. With TLS the peer's certificate must carry exactly one SPIFFE identity, and each request
-must be for that identity's namespace and app id.
+must be for that identity's namespace and app id. An identity holds until its certificate ends or the trust anchors change.
 """
 
-import re
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from scheduler._pb.dapr.proto.scheduler.v1.scheduler_pb2 import JobMetadata
+from scheduler.aio.clock import Clock
 from scheduler.core.names import Target, actor_target, app_target
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.http2.server import Call
+from scheduler.http2.server import Call, Peer
+from scheduler.identity.certificates import Identity, identity_of, leads_to, parse_anchors
 from scheduler.metrics import RpcStatistics
 
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_URI_MAX_BYTES = 2_048
 _CACHE = "authz.identity"
 
 
-class Identity(NamedTuple):
-    """A peer as its certificate names it."""
+class _Known(NamedTuple):
+    """What a connection's certificate was found to say, under which anchors, and until when that holds."""
 
-    trust_domain: str
-    namespace: str
-    app_id: str
-
-
-def identity_of(certificate: bytes, trust_domains: frozenset[str]) -> Identity | None:
-    """The SPIFFE identity of a leaf that TLS has verified; None where it is not exactly one of an allowed form and domain."""
-    try:
-        leaf = x509.load_der_x509_certificate(certificate)
-        uris = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
-            x509.UniformResourceIdentifier
-        )
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        return None
-    if len(uris) != 1 or len(uris[0]) > _URI_MAX_BYTES or not uris[0].startswith("spiffe://") or not _is_leaf(leaf):
-        return None
-    trust_domain, *segments = uris[0].removeprefix("spiffe://").split("/")
-    fit = all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in (trust_domain, *segments))
-    if not fit or len(segments) < 3 or segments[0] != "ns":
-        return None
-    if trust_domains and trust_domain not in trust_domains:
-        return None
-    return Identity(trust_domain, segments[1], segments[2])
-
-
-def _is_leaf(certificate: x509.Certificate) -> bool:
-    """Not a CA, no certificate signing, and meant for clients."""
-    extensions = certificate.extensions
-    try:
-        if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-            return False
-    except x509.ExtensionNotFound:
-        pass
-    try:
-        if extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
-            return False
-    except x509.ExtensionNotFound:
-        pass
-    try:
-        return ExtendedKeyUsageOID.CLIENT_AUTH in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return False
+    identity: Identity | None
+    anchors: int
+    expires_ns: int
 
 
 class Authorizer:
     """Checks each request's metadata against its caller."""
 
-    def __init__(self, *, tls: bool, trust_domains: frozenset[str], statistics: RpcStatistics) -> None:
-        """`trust_domains` empty: any domain under the trust anchors."""
+    def __init__(self, *, tls: bool, trust_domains: frozenset[str], clock: Clock, statistics: RpcStatistics) -> None:
+        """Peers of other trust domains are nobody, whatever signed their certificates."""
         self._tls = tls
         self._trust_domains = trust_domains
+        self._clock = clock
         self._statistics = statistics
+        self._anchors: tuple[x509.Certificate, ...] = ()
+        self._anchors_number = 0
+
+    def trust(self, anchors: bytes) -> None:
+        """From now on these anchors count (PEM), for connections that stand already too. Raises ValueError."""
+        self._anchors = parse_anchors(anchors)
+        self._anchors_number += 1
+
+    def identity(self, peer: Peer) -> Identity | None:
+        """Who the peer is, now; None: nobody."""
+        known: _Known | None = peer.attributes.get(_CACHE)
+        now_ns = self._clock.wall_ns()
+        if known is None or known.anchors != self._anchors_number or now_ns > known.expires_ns:
+            now = datetime.fromtimestamp(now_ns / 1e9, UTC)
+            identity = identity_of(peer.chain[0], self._trust_domains) if peer.chain else None
+            if identity is not None and (now > identity.not_after or not leads_to(peer.chain, self._anchors, now)):
+                identity = None
+            expires_ns = int(identity.not_after.timestamp() * 1e9) if identity else 1 << 63
+            known = peer.attributes[_CACHE] = _Known(identity, self._anchors_number, expires_ns)
+        return known.identity
+
+    def still_holds(self, peer: Peer) -> bool:
+        """Whether a stream that was let in may stay."""
+        return not self._tls or self.identity(peer) is not None
 
     def check(self, call: Call, namespace: str, app_id: str) -> None:
         """Raises RpcError, in the reference's order of checks."""
@@ -89,11 +74,7 @@ class Authorizer:
             return RpcError(Status.INVALID_ARGUMENT, "missing namespace or appID in request")
         if not self._tls:
             return None
-        cache = call.peer.attributes
-        if _CACHE not in cache:
-            certificate = call.peer.certificate
-            cache[_CACHE] = identity_of(certificate, self._trust_domains) if certificate else None
-        identity: Identity | None = cache[_CACHE]
+        identity = self.identity(call.peer)
         if identity is None:
             return RpcError(Status.UNAUTHENTICATED, "failed to get identity from context")
         if identity.namespace != namespace or identity.app_id != app_id:

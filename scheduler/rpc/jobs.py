@@ -177,6 +177,12 @@ class Jobs:
         except SchedulerError as error:
             raise rpc_error(error) from error
 
+    def _check_prefix(self, target: names.Target) -> None:
+        """Bulk deletes hold the rules of names for their prefix and one letter (1.4); an empty actor id leaves no segment."""
+        if target.is_actor and not target.actor_id:
+            target = names.app_target(target.namespace, target.owner)._replace(kind=target.kind)
+        self._check_name(target, "a")
+
     async def _get(self, request: bytes, call: Call) -> bytes:
         self._check_serving()
         message = parse(pb.GetJobRequest, request)
@@ -230,7 +236,7 @@ class Jobs:
         self._check_serving()
         message = parse(pb.DeleteByMetadataRequest, request)
         target = self._bulk_target(call, message.metadata)
-        self._check_name(target, "a")
+        self._check_prefix(target)
         prefix = names.storage_prefix(target)
         if message.id_prefix_match and target.is_actor:
             # Ids that begin with the given one; a job target's prefix never reaches into another app (W47).
@@ -241,5 +247,5 @@ class Jobs:
         self._check_serving()
         message = parse(pb.DeleteByNamePrefixRequest, request)
         target = self._bulk_target(call, message.metadata)
-        self._check_name(target, "a")
+        self._check_prefix(target)
         return await self._delete_prefix(call, names.storage_prefix(target) + message.name_prefix)

@@ -23,6 +23,12 @@ class Watch:
         self.hub = hub
         self.authorizer = authorizer
         self.statistics = statistics
+        self.open: set[_JobWatch] = set()
+
+    def recheck(self) -> None:
+        """End the streams whose peers' identities no longer hold: expired, or not under the trust anchors any more (reliability.md 5.2)."""
+        for watch in list(self.open):
+            watch.recheck()
 
     def methods(self) -> dict[str, Method]:
         """By full path."""
@@ -73,13 +79,22 @@ class Watch:
 class _JobWatch:
     """One stream."""
 
-    __slots__ = ("_call", "_owner", "_stream", "_timer")
+    __slots__ = ("__weakref__", "_call", "_owner", "_stream", "_timer")
 
     def __init__(self, call: Call, owner: Watch) -> None:
         self._call = call
         self._owner = owner
         self._stream: Stream | None = None
+        owner.open.add(self)
         self._timer = call.shell.loop.call_later(FIRST_MESSAGE_TIMEOUT_S, self._silent)
+
+    def recheck(self) -> None:
+        """See `Watch.recheck`."""
+        if not self._owner.authorizer.still_holds(self._call.peer):
+            self._owner.statistics.sidecar_errors["auth_failed"] += 1
+            self._call.finish(
+                Status.UNAUTHENTICATED, "the certificate of this connection has expired or is not trusted any more"
+            )
 
     def _silent(self) -> None:
         self._call.finish(Status.DEADLINE_EXCEEDED, f"no initial request within {FIRST_MESSAGE_TIMEOUT_S:.0f} s")
@@ -140,6 +155,7 @@ class _JobWatch:
     def on_closed(self, error: RpcError | None) -> None:
         """The stream is gone: what it had in flight goes elsewhere."""
         self._timer.cancel()
+        self._owner.open.discard(self)
         if error is not None and error.status not in {Status.CANCELLED, Status.UNAVAILABLE}:
             self._owner.statistics.sidecar_errors["recv_failed"] += 1
         stream, self._stream = self._stream, None

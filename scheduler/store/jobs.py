@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
+from scheduler.core.names import SEPARATOR, unescape
 from scheduler.etcd.api import (
     Compare,
     CompareTarget,
@@ -274,6 +275,35 @@ class JobStore:
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
         return deleted
+
+    async def namespaces(self, *, timeout_s: float) -> set[str]:
+        """All namespaces that have jobs, found by leaping from one to the next. Raises StoreUnavailable."""
+        found: set[str] = set()
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            for chunk in self._partition_chunks():
+                places = {partition: self._partition_range(partition, "") for partition in chunk}
+                while places:
+                    reads: list[Operation] = [Range(start, end, limit=1) for start, end in places.values()]
+                    result = await self._etcd.txn((), reads, timeout_s=_left(deadline))
+                    if result.outcome is Outcome.UNKNOWN:
+                        raise StoreUnavailable("etcd did not answer in time")
+                    for partition, page in zip(list(places), result.responses, strict=True):
+                        if not isinstance(page, RangeResult) or not page.kvs:
+                            del places[partition]
+                            continue
+                        key = (
+                            page.kvs[0]
+                            .key[len(self._keys.partition_jobs(partition)) :]
+                            .decode("utf-8", "surrogatepass")
+                        )
+                        kind, namespace = key.split(SEPARATOR, 2)[:2]
+                        found.add(unescape(namespace))
+                        leap = range_end(self._keys.job(partition, f"{kind}{SEPARATOR}{namespace}{SEPARATOR}"))
+                        places[partition] = (leap, places[partition][1])
+        except EtcdError as error:
+            raise StoreUnavailable(f"etcd is not available: {error}") from error
+        return found
 
     def _partition_chunks(self) -> Sequence[range]:
         count, step = self._partition_count, self._max_txn_ops

@@ -10,7 +10,7 @@ import pytest
 from scheduler.etcd.api import Outcome, Put, Range
 from scheduler.etcd.client import Client, Credentials
 from scheduler.etcd.errors import EtcdAuthError, EtcdUnavailable
-from scheduler.tls import client_context
+from scheduler.identity.contexts import ClientTls, read_material
 from tests.support.certificates import Authority
 from tests.support.processes import EtcdServer
 
@@ -25,14 +25,14 @@ async def test_tls_with_client_certificates(tmp_path: Path) -> None:
         client = Client(
             [f"https://localhost:{server.port}"],
             rng=random.Random(1),
-            tls=client_context(authority.ca_file, own_cert, own_key),
+            tls=ClientTls(read_material(own_cert, own_key, authority.ca_file)),
         )
         assert (await client.txn((), (Put(b"k", b"v"),))).outcome is Outcome.COMMITTED
         assert (await client.range(Range(b"k"))).kvs[0].value == b"v"
         await client.close()
         for context in (
-            client_context(stranger.ca_file, own_cert, own_key),
-            client_context(authority.ca_file, *stranger.leaf("x", [])),
+            ClientTls(read_material(own_cert, own_key, stranger.ca_file)),
+            ClientTls(read_material(*stranger.leaf("x", []), authority.ca_file)),
         ):
             refused = Client([f"https://localhost:{server.port}"], rng=random.Random(1), tls=context)
             with pytest.raises(EtcdUnavailable):

@@ -16,7 +16,7 @@ class Authority:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test authority {directory.name}")])
         builder = self._builder(self._name, self._key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
@@ -24,7 +24,7 @@ class Authority:
         self.ca_file = directory / "ca.crt"
         self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def _builder(self, subject: x509.Name, key, days: int = 1) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key, days: float = 1) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -32,24 +32,16 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
+            .not_valid_before(now - timedelta(days=2) if days >= 1 or days < 0 else now)
             .not_valid_after(now + timedelta(days=days))
         )
 
     def leaf(
-        self, name: str, uris: list[str], *, client: bool = True, ca: bool = False, days: int = 1
+        self, name: str, uris: list[str], *, client: bool = True, ca: bool = False, days: float = 1
     ) -> tuple[Path, Path]:
         """Certificate and key files of a leaf with these URI names, also valid for localhost."""
         key = ec.generate_private_key(ec.SECP256R1())
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
-        names.append(x509.DNSName("localhost"))
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = self._builder(subject, key.public_key(), days)
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        certificate = builder.sign(self._key, hashes.SHA256())
+        certificate = self.sign(name, key.public_key(), uris, client=client, ca=ca, days=days)
         cert_file, key_file = self.directory / f"{name}.crt", self.directory / f"{name}.key"
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
@@ -58,3 +50,22 @@ class Authority:
             )
         )
         return cert_file, key_file
+
+    def sign(
+        self, name: str, public_key, uris: list[str], *, client: bool = True, ca: bool = False, days: float = 1
+    ) -> x509.Certificate:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        names.append(x509.DNSName("localhost"))
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = self._builder(subject, public_key, days)
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def sign_authority(self, other: "Authority") -> bytes:
+        """The other's key under our name: an intermediate, in DER."""
+        builder = self._builder(other._name, other._key.public_key())
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)

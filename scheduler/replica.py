@@ -1,0 +1,211 @@
+"""One replica's rooms, fitted together. Nothing runs, listens or waits here: `app` gives it a life."""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from scheduler import __version__
+from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2
+from scheduler.aio.clock import SystemClock
+from scheduler.cluster.cluster import Cluster
+from scheduler.cluster.predecessor import LeaseFile
+from scheduler.config import ServeSettings
+from scheduler.core.lifecycle import Job
+from scheduler.core.shares import Shares
+from scheduler.delivery.hub import Hub
+from scheduler.engine.engine import Engine
+from scheduler.etcd.client import Client
+from scheduler.grpc_services import health_methods, reflection_methods
+from scheduler.http2.server import Method
+from scheduler.metrics import (
+    ClusterStatistics,
+    DeliveryStatistics,
+    EngineStatistics,
+    IdentityStatistics,
+    KubernetesStatistics,
+    RpcStatistics,
+    StatisticsCollector,
+    scheduler_samples,
+)
+from scheduler.rpc.authz import Authorizer
+from scheduler.rpc.hosts import Hosts
+from scheduler.rpc.jobs import SERVICE, Jobs
+from scheduler.rpc.watch import Watch
+from scheduler.store.jobs import JobStore
+from scheduler.store.keys import Keys
+from scheduler.store.partition import PartitionReader
+from scheduler.store.progress import ProgressLog
+
+# No progress of the commits for so long, with results waiting, is a fault that a restart may mend.
+_STUCK_S = 60.0
+_RECHECK_S = 15.0
+
+
+class Replica:
+    """The rooms of one replica, fitted together."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        etcd: Client,
+        address: str,
+        lease_file: LeaseFile | None,
+        identity: IdentityStatistics,
+    ) -> None:
+        """`address` is what sidecars are told."""
+        clock = self.clock = SystemClock()
+        rng = random.Random(int.from_bytes(os.urandom(16), "big"))
+        keys = Keys(settings.etcd_root)
+        self.settings = settings
+        self.etcd = etcd
+        self.engine_statistics, self.delivery_statistics = EngineStatistics(), DeliveryStatistics()
+        self.cluster_statistics, self.rpc_statistics = ClusterStatistics(), RpcStatistics()
+        self.shares = Shares()
+        self.store = JobStore(
+            etcd=etcd,
+            keys=keys,
+            partition_count=settings.partitions,
+            rng=rng,
+            max_txn_ops=settings.etcd_max_txn_ops,
+            max_request_bytes=settings.etcd_max_request_bytes,
+        )
+        self.engine = Engine(
+            replica=settings.id,
+            reader=PartitionReader(etcd=etcd, keys=keys),
+            log=ProgressLog(etcd=etcd, keys=keys, max_txn_ops=settings.etcd_max_txn_ops),
+            lease=lambda: self.cluster.tenure,
+            clock=clock,
+            statistics=self.engine_statistics,
+            hub=self._make_hub,
+            commit_window=settings.commit_window,
+        )
+        self.cluster = Cluster(
+            etcd=etcd,
+            keys=keys,
+            replica=settings.id,
+            address=address,
+            version=__version__,
+            partition_count=settings.partitions,
+            lease_ttl_s=settings.lease_ttl_s,
+            clock=clock,
+            rng=rng,
+            owner=lambda: self.engine,
+            shares=self.shares,
+            gates=lambda: self.hub,
+            statistics=self.cluster_statistics,
+            lease_file=lease_file,
+        )
+        self.identity_statistics, self.kubernetes_statistics = identity, KubernetesStatistics()
+        self.leaving = False
+        self.authorizer = Authorizer(
+            tls=settings.mutual_tls, trust_domains=settings.trust_domains, clock=clock, statistics=self.rpc_statistics
+        )
+        self.watch = Watch(hub=self.hub, authorizer=self.authorizer, statistics=self.rpc_statistics)
+
+    def _make_hub(self, settle: Callable[[Job, bool], None], may_fire: Callable[[], bool]) -> Hub:
+        self.hub = Hub(
+            replica=self.settings.id,
+            settle=settle,
+            may_fire=may_fire,
+            clock=self.clock,
+            statistics=self.delivery_statistics,
+            window=self.settings.in_flight_per_stream,
+            shares=self.shares,
+            excess_shrunk=lambda: self.cluster.look(),  # noqa: PLW0108 - the cluster is made later
+        )
+        return self.hub
+
+    def methods(self) -> dict[str, Method]:
+        """All that the gRPC server offers."""
+        jobs = Jobs(
+            store=self.store,
+            authorizer=self.authorizer,
+            clock=self.clock,
+            statistics=self.rpc_statistics,
+            leaving=lambda: self.leaving,
+        )
+        services = [SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
+        return {
+            **jobs.methods(),
+            **Hosts(self.cluster.hosts).methods(),
+            **self.watch.methods(),
+            **health_methods(lambda name: self.not_ready() is None if name in {"", SERVICE} else None),
+            **reflection_methods([scheduler_pb2.DESCRIPTOR], services),
+        }
+
+    def not_ready(self) -> str | None:
+        """Why this replica should not be sent to; None: it should."""
+        if self.leaving:
+            return "shutting down"
+        if not self.cluster.tenure.may_act(self.clock.boottime_s()):
+            return "no trusted lease in etcd"
+        if self.cluster.state != "serving":
+            return f"{self.cluster.state} the cluster"
+        if self.engine.commits.full:
+            return "too many results wait for etcd"
+        return None
+
+    def not_live(self) -> str | None:
+        """Why this replica should be restarted; None: it should not."""
+        commits = self.engine.commits
+        stuck_s = self.clock.boottime_s() - commits.last_commit_s
+        if commits.uncommitted and stuck_s > _STUCK_S and self.cluster.tenure.may_act(self.clock.boottime_s()):
+            return f"no commit for {stuck_s:.0f} s with {commits.uncommitted} results waiting"
+        return None
+
+    def registry(self) -> CollectorRegistry:
+        """All metrics."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        engine, hub = self.engine, self.hub
+
+        def etcd_requests() -> dict[str, float]:
+            totals: dict[str, float] = {}
+            for (operation, _), count in self.etcd.requests.items():
+                totals[operation] = totals.get(operation, 0) + count
+            return totals
+
+        registry.register(
+            StatisticsCollector(
+                scheduler_samples(
+                    engine=self.engine_statistics,
+                    delivery=self.delivery_statistics,
+                    cluster=self.cluster_statistics,
+                    rpc=self.rpc_statistics,
+                    identity=self.identity_statistics,
+                    kubernetes=self.kubernetes_statistics,
+                    gauges={
+                        "in_flight": hub.in_flight_count,
+                        "waiting": hub.waiting_count,
+                        "streams": lambda: hub.stream_count,
+                        "jobs": engine.job_count,
+                        "owned": lambda: len(engine.partitions),
+                        "partitions": lambda: self.settings.partitions,
+                        "uncommitted": lambda: engine.commits.uncommitted,
+                        "ready": lambda: float(self.not_ready() is None),
+                    },
+                    gates=hub.gates,
+                    etcd_requests=etcd_requests,
+                )
+            )
+        )
+        return registry
+
+    async def recheck_streams(self) -> None:
+        """Until cancelled: a stream whose certificate expires, or loses its trust anchor, ends soon afterwards."""
+        while True:
+            await asyncio.sleep(_RECHECK_S)
+            self.watch.recheck()
+
+    def acts_for_the_cluster(self) -> bool:
+        """Whether this replica does what only one should do: the owner of partition 0."""
+        return 0 in self.cluster.owned() and self.cluster.tenure.may_act(self.clock.boottime_s())
