@@ -51,6 +51,7 @@ class _Process:
     live: dict[str, Check] = field(default_factory=dict)
     ready: dict[str, Check] = field(default_factory=dict)
     identity: IdentityStatistics = field(default_factory=IdentityStatistics)
+    embedded: EmbeddedEtcd | None = None
     rng: random.Random = field(default_factory=lambda: random.Random(int.from_bytes(os.urandom(16), "big")))
 
     @contextlib.contextmanager
@@ -94,7 +95,7 @@ async def _etcd(process: _Process) -> AsyncIterator[Client]:
         binary = find_etcd()
         if binary.warning:
             _log.warning("etcd_version", problem=binary.warning)
-        embedded = EmbeddedEtcd(
+        embedded = process.embedded = EmbeddedEtcd(
             binary=binary,
             data_dir=settings.etcd_data_dir,
             client_port=settings.etcd_client_port,
@@ -204,7 +205,8 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
     process.live["engine"], process.ready["replica"] = replica.not_live, replica.not_ready
     if settings.enable_metrics:
         host = settings.metrics_listen_address
-        await process.endpoints.serve_metrics(host, settings.metrics_port, replica.registry())
+        more = process.embedded.metrics if process.embedded else None
+        await process.endpoints.serve_metrics(host, settings.metrics_port, replica.registry(), more=more)
     _log.info("serving", id=settings.id, port=port, version=__version__, partitions=settings.partitions)
     async with asyncio.TaskGroup() as tasks:
         work = [

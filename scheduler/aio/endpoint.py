@@ -1,6 +1,6 @@
 """The HTTP endpoints of a process for its operators: health on one port, metrics on another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -33,11 +33,14 @@ class Endpoints:
         application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/livez", livez)])
         return await self._serve(application, host, port)
 
-    async def serve_metrics(self, host: str, port: int, registry: CollectorRegistry) -> int:
-        """The exposition on every path. Returns the bound port."""
+    async def serve_metrics(
+        self, host: str, port: int, registry: CollectorRegistry, *, more: Callable[[], Awaitable[bytes]] | None = None
+    ) -> int:
+        """The exposition on every path, with what `more()` gives behind it. Returns the bound port."""
 
         async def metrics(_request: web.Request) -> web.Response:
-            return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+            body = generate_latest(registry) + (await more() if more else b"")
+            return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
         application = web.Application()
         application.add_routes([web.get("/{path:.*}", metrics)])

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from scheduler.core.schedule import Schedule
 
-# Where nothing else spaces deliveries (an interval of zero), a job may burst this often; from then on it is paced, so that no job is a hot loop.
+# Where nothing else spaces deliveries by as much (a tiny period, an interval of zero), a job may burst this often; from then on it is paced, so
+# that no job is a hot loop (W8).
 BURST_MAX = 1_000
 PACE_NS = 10_000_000
 
@@ -148,7 +149,8 @@ class Job:
             self.state = State.DONE
             return
         self.planned_ns = planned
-        self.fire_ns = planned if planned > last or self.count < BURST_MAX else max(planned, now_ns + PACE_NS)
+        hot = planned - last < PACE_NS and self.count >= BURST_MAX
+        self.fire_ns = max(planned, now_ns + PACE_NS) if hot else planned
 
     def fail(self, now_ns: int) -> None:
         """The app answered FAILED: another attempt after the policy's interval, or the occurrence is given up, which counts as finished.

@@ -10,12 +10,15 @@ import signal
 import socket
 from pathlib import Path
 
+import aiohttp
+
 from scheduler.etcd.binary import EtcdBinary
 from scheduler.logs import get_logger
 
 _READY_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 8.0
 _RESTART_PAUSE_S = (0.5, 10.0)
+_METRICS_TIMEOUT_S = 2.0
 _PR_SET_PDEATHSIG = 1
 
 _log = get_logger("etcd.embedded")
@@ -152,6 +155,19 @@ class EmbeddedEtcd:
             _log.error("etcd_died", exit_code=code, hint=self._last_words()[-300:])
             await asyncio.sleep(_RESTART_PAUSE_S[0])
             await self._spawn()
+
+    async def metrics(self) -> bytes:
+        """The child's own metrics, those named etcd_ (the rest would collide with ours); empty while it does not answer."""
+        timeout = aiohttp.ClientTimeout(total=_METRICS_TIMEOUT_S)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"{self.endpoint}/metrics") as answer,
+            ):
+                lines = (await answer.read()).splitlines(keepends=True)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return b""
+        return b"".join(line for line in lines if line.startswith((b"etcd_", b"# HELP etcd_", b"# TYPE etcd_")))
 
     async def stop(self) -> None:
         """Stop it, gently first."""

@@ -125,6 +125,10 @@ class Churn:
         except BaseException as error:
             self.error = error
 
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -152,8 +153,13 @@ def embedded(tmp_path: Path, client_port: int, *flags: str) -> Replica:
 
 
 def test_embed_single_and_restart(tmp_path: Path) -> None:
-    """One process with its own etcd, whose data a restart finds."""
+    """One process with its own etcd, whose data a restart finds, and whose metrics stand beside ours (metrics/etcd.go)."""
     replica = embedded(tmp_path, free_port()).start().wait_healthy()
+    with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=5) as answer:
+        metrics = answer.read().decode()
+    assert re.search(r"^etcd_server_has_leader 1$", metrics, re.MULTILINE)
+    assert re.search(r"^etcd_mvcc_db_total_size_in_bytes \S+$", metrics, re.MULTILINE)
+    assert len(re.findall(r"^process_cpu_seconds_total ", metrics, re.MULTILINE)) == 1
     client = Client(replica.address)
     client.schedule("x", due_time="1h")
     assert replica.terminate() == 0

@@ -1,6 +1,8 @@
 """The life of a job: scheduler-service.md 2.5, 2.6 and 5.6, sentence by sentence."""
 
-from scheduler.core.lifecycle import DEFAULT_POLICY, DROP, FailurePolicy, Job, Progress, State
+import pytest
+
+from scheduler.core.lifecycle import BURST_MAX, DEFAULT_POLICY, DROP, PACE_NS, FailurePolicy, Job, Progress, State
 from scheduler.core.schedule import parse_schedule
 from scheduler.core.timers import GRAIN_NS, TimerQueue
 
@@ -139,3 +141,16 @@ def test_cancelled_timers_do_not_pile_up() -> None:
         queue.push(job)
         queue.cancel(job)
     assert len(queue) == 0 and len(queue._grains) < 10_000
+
+
+@pytest.mark.parametrize("period", ["0s", "1ns", "-1s", "9ms"])
+def test_a_tiny_period_is_paced_after_a_burst(period: str) -> None:
+    """W8: `@every 1ns` moves its planned time on and would still be a hot loop."""
+    job = make(f"@every {period}")
+    for _ in range(BURST_MAX):
+        job.succeed(500 * S)
+    assert job.fire_ns >= 500 * S + PACE_NS
+    slow = make("@every 10ms")
+    for _ in range(BURST_MAX + 5):
+        slow.succeed(500 * S)
+    assert slow.fire_ns == slow.planned_ns
