@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import random
+import resource
 import signal
 import socket
 import ssl
@@ -22,6 +23,7 @@ from scheduler.etcd.binary import find_etcd
 from scheduler.etcd.client import Client, Credentials
 from scheduler.etcd.embedded import EmbeddedEtcd
 from scheduler.etcd.errors import EtcdError
+from scheduler.http2.limits import Limits
 from scheduler.http2.server import Server
 from scheduler.identity.contexts import ClientTls
 from scheduler.identity.sentry import SentrySource
@@ -65,6 +67,7 @@ class _Process:
 async def run(settings: ServeSettings) -> int:
     """Serve until SIGTERM or SIGINT, then stop in order. Returns the exit code; raises OSError for a port that is taken."""
     gc.set_threshold(*_GC_THRESHOLDS)
+    _raise_file_limit()
     process = _Process(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,6 +86,12 @@ async def run(settings: ServeSettings) -> int:
     finally:
         await process.endpoints.close()
     return code
+
+
+def _raise_file_limit() -> None:
+    """Each connection is an open file, and the usual soft limit of 1,024 is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @asynccontextmanager
@@ -195,7 +204,12 @@ def _host_ip() -> str:
 async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | None) -> int:
     settings = process.settings
     # The port is bound before anybody is told of it, and answers only once the methods are there.
-    server = Server(methods={}, on_error=lambda path, error: _log.error("handler_failed", path=path, error=repr(error)))
+    limits = Limits(connections_max=settings.max_connections, message_max_bytes=settings.max_message_bytes)
+    server = Server(
+        methods={},
+        limits=limits,
+        on_error=lambda path, error: _log.error("handler_failed", path=path, error=repr(error)),
+    )
     tls = identity.tls.context if identity else None
     port = await server.listen(settings.listen_address, settings.port, tls=tls)
     replica = Replica(settings, etcd, _advertised(settings, port), _lease_file(settings), process.identity)
@@ -206,7 +220,9 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
     if settings.enable_metrics:
         host = settings.metrics_listen_address
         more = process.embedded.metrics if process.embedded else None
-        await process.endpoints.serve_metrics(host, settings.metrics_port, replica.registry(), more=more)
+        await process.endpoints.serve_metrics(
+            host, settings.metrics_port, replica.registry(server.statistics), more=more
+        )
     _log.info("serving", id=settings.id, port=port, version=__version__, partitions=settings.partitions)
     async with asyncio.TaskGroup() as tasks:
         work = [

@@ -56,6 +56,8 @@ class ServeSettings:
     etcd_root: str = "/scheduler"
     partitions: int = 128
     lease_ttl_s: int = 5
+    max_connections: int = 10_000
+    max_message_bytes: int = 64 << 20
     in_flight_per_stream: int = 8_192
     commit_window: int = 16_384
     drain_timeout_s: float = 8.0
@@ -88,10 +90,15 @@ class ServeSettings:
             raise ConfigError(f"--partitions is {self.partitions}, allowed are 1 to 65536")
         if self.etcd_max_txn_ops < 2 or self.etcd_max_request_bytes < 65_536:
             raise ConfigError("--etcd-max-txn-ops must be at least 2, --etcd-max-request-bytes at least 65536")
+        if self.max_connections < 1 or self.max_message_bytes < 1_024:
+            raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
         if not 2 <= self.lease_ttl_s <= 300:
             raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
         if not self.id or "/" in self.id:
             raise ConfigError(f"--id is {self.id!r}; it must not be empty nor contain '/'")
+        self._check_identity()
+
+    def _check_identity(self) -> None:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ConfigError("--tls-cert-file and --tls-key-file go together")
         if self.mode not in {"standalone", "kubernetes"}:

@@ -6,8 +6,8 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError
 
 from scheduler._pb.grpc_services import health_pb2, reflection_pb2
+from scheduler.http2.call import Call, Method, Streaming, Unary
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.http2.server import Call, Method, Streaming, Unary
 
 
 def health_methods(serving: Callable[[str], bool | None]) -> dict[str, Method]:

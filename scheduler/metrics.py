@@ -229,6 +229,7 @@ def scheduler_samples(
     kubernetes: KubernetesStatistics,
     gauges: dict[str, Callable[[], float]],
     gates: Callable[[], Sequence[tuple[ConcurrencyGate, int]]],
+    refusals: Callable[[], Mapping[str, float]],
     etcd_requests: Callable[[], dict[str, float]],
 ) -> list[Sample]:
     """All metrics of a replica. `gauges` gives the instant values by the names used below, `gates` each concurrency limit and what waits at it."""
@@ -280,6 +281,14 @@ def scheduler_samples(
         typed("scheduler_triggers_undeliverable", "Due jobs that found no stream.", delivery.undelivered),
         gauge("scheduler_triggers_in_flight", "Triggers sent and not answered.", "in_flight"),
         gauge("scheduler_triggers_waiting", "Due jobs that wait for a stream (staged).", "waiting"),
+        gauge("scheduler_connections", "Open gRPC connections.", "connections"),
+        Sample(
+            "counter",
+            "scheduler_connection_refusals",
+            "Connections and calls refused or ended for what the peer did.",
+            "reason",
+            lambda: dict(refusals()),
+        ),
         gauge("scheduler_watch_streams", "Connected WatchJobs streams.", "streams"),
         gauge("scheduler_jobs", "Jobs of the owned partitions.", "jobs"),
         gauge("scheduler_owned_partitions", "Partitions that this replica owns.", "owned"),

@@ -22,7 +22,8 @@ from scheduler.delivery.hub import Hub
 from scheduler.engine.engine import Engine
 from scheduler.etcd.client import Client
 from scheduler.grpc_services import health_methods, reflection_methods
-from scheduler.http2.server import Method
+from scheduler.http2.call import Method
+from scheduler.http2.server import ServerStatistics
 from scheduler.metrics import (
     ClusterStatistics,
     DeliveryStatistics,
@@ -159,8 +160,8 @@ class Replica:
             return f"no commit for {stuck_s:.0f} s with {commits.uncommitted} results waiting"
         return None
 
-    def registry(self) -> CollectorRegistry:
-        """All metrics."""
+    def registry(self, server: Callable[[], ServerStatistics]) -> CollectorRegistry:
+        """All metrics; `server` tells those of the gRPC server."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -184,6 +185,7 @@ class Replica:
                     identity=self.identity_statistics,
                     kubernetes=self.kubernetes_statistics,
                     gauges={
+                        "connections": lambda: server().connections,
                         "in_flight": hub.in_flight_count,
                         "waiting": hub.waiting_count,
                         "streams": lambda: hub.stream_count,
@@ -194,6 +196,7 @@ class Replica:
                         "ready": lambda: float(self.not_ready() is None),
                     },
                     gates=hub.gates,
+                    refusals=lambda: server().failures,
                     etcd_requests=etcd_requests,
                 )
             )

@@ -6,7 +6,8 @@ import ssl
 from collections.abc import Callable
 
 from scheduler.http2 import frames
-from scheduler.http2.connection import Connection, Stream
+from scheduler.http2.call import Sink
+from scheduler.http2.connection import Connection
 from scheduler.http2.frames import ErrorCode
 from scheduler.http2.grpc import (
     Metadata,
@@ -19,7 +20,7 @@ from scheduler.http2.grpc import (
 )
 from scheduler.http2.headers import Headers, encode_block, encode_field
 from scheduler.http2.limits import Limits
-from scheduler.http2.server import Sink
+from scheduler.http2.stream import Stream
 from scheduler.http2.transport import Shell, speaks_http2
 
 _BACKOFF_FIRST_S, _BACKOFF_FACTOR, _BACKOFF_MAX_S, _BACKOFF_JITTER = 0.5, 1.6, 3.0, 0.2

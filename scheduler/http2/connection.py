@@ -14,6 +14,7 @@ from scheduler.http2.frames import ErrorCode
 from scheduler.http2.grpc import RpcError, Status, decompress
 from scheduler.http2.headers import HeaderDecoder, Headers
 from scheduler.http2.limits import Limits
+from scheduler.http2.stream import Stream
 
 _MESSAGE_HEAD = 5
 
@@ -33,71 +34,6 @@ class _StreamError(Exception):
         super().__init__(text)
         self.stream_id = stream_id
         self.code = code
-
-
-class Stream:
-    """One HTTP/2 stream that carries one call; the roles subclass it. All methods are called synchronously by the connection."""
-
-    __slots__ = (
-        "above_high",
-        "compressed",
-        "connection",
-        "consumed",
-        "deaf",
-        "id",
-        "local_done",
-        "partial",
-        "pending",
-        "pending_bytes",
-        "receive_window",
-        "remote_done",
-        "send_window",
-        "trailing",
-    )
-
-    def __init__(self, connection: "Connection", stream_id: int) -> None:
-        """Both windows start as the settings in force say."""
-        self.connection = connection
-        self.id = stream_id
-        self.send_window = connection.peer_initial_window
-        self.receive_window = connection.limits.stream_window_bytes
-        self.consumed = 0
-        self.partial: bytearray | None = None
-        self.pending: list[bytes] = []
-        self.pending_bytes = 0
-        # The frame that ends our side, kept back until all pending data has gone.
-        self.trailing: bytes | None = None
-        self.local_done = False
-        self.remote_done = False
-        self.above_high = False
-        # The answer is decided: what else the peer sends is counted against its windows and dropped.
-        self.deaf = False
-        self.compressed = False
-
-    @property
-    def send_buffered(self) -> int:
-        """Bytes queued here that flow control or the socket has not taken yet."""
-        return self.pending_bytes
-
-    def headers_received(self, headers: Headers, *, ended: bool) -> None:
-        """A header block for this stream: the first, or trailers. Raises RpcError to end the call."""
-        raise NotImplementedError
-
-    def message_received(self, message: bytes) -> None:
-        """One whole gRPC message."""
-        raise NotImplementedError
-
-    def remote_ended(self) -> None:
-        """The peer has ended its side."""
-        raise NotImplementedError
-
-    def broken(self, error: RpcError) -> None:
-        """The stream is over: reset by the peer, ended by a protocol error, or lost with the connection. Called at most once."""
-        raise NotImplementedError
-
-    def writable(self) -> None:
-        """The send buffer fell below its low mark after it had been above its high mark."""
-        raise NotImplementedError
 
 
 class Connection:
@@ -212,12 +148,23 @@ class Connection:
                 chunk = payload[start : start + limit]
                 self.write(frames.head(len(chunk), frames.DATA, 0, stream_id) + chunk)
             return
-        stream.pending.append(payload)
+        if not stream.pending:
+            stream.progress_s = self.now_s
+        stream.pending.append(memoryview(payload))
         stream.pending_bytes += size
         self._blocked[stream.id] = stream
         self._pump(stream)
         if stream.pending_bytes > self.limits.send_high_bytes:
             stream.above_high = True
+
+    @property
+    def send_backlog_bytes(self) -> int:
+        """What waits for the peer, in all streams."""
+        return sum(stream.pending_bytes for stream in self._blocked.values())
+
+    def stalled(self, before_s: float) -> list[Stream]:
+        """Streams with data of which the peer has taken nothing since then."""
+        return [stream for stream in self._blocked.values() if stream.progress_s < before_s]
 
     def end_stream(self, stream: Stream, trailing: bytes) -> None:
         """Send the frame that ends our side, behind whatever of the stream still waits."""
@@ -249,6 +196,7 @@ class Connection:
 
     def _pump(self, stream: Stream) -> None:
         """Send what waits, as far as both windows allow."""
+        stream.progress_s = self.now_s if self.send_window > 0 and stream.send_window > 0 else stream.progress_s
         while stream.pending and not self.paused:
             room = min(stream.send_window, self.send_window, self.peer_frame_bytes)
             if room <= 0:

@@ -22,6 +22,15 @@ class Limits:
     # PING, SETTINGS, empty DATA and their like cost us answers; grpc-go's bandwidth probes stay far below.
     control_frames_per_second_max: int = 20_000
     handshake_timeout_s: float = 10.0
+    # All connections of a server, and those that show one certificate: a sidecar keeps a few, and each has a certificate of its own.
+    connections_max: int = 10_000
+    connections_per_certificate_max: int = 64
+    # A unary request that is not complete by then holds a stream for nothing.
+    request_timeout_s: float = 30.0
+    # A peer that takes nothing of what waits for it for so long has given up.
+    send_stall_timeout_s: float = 60.0
+    # What may wait for one peer before further unary answers are refused; a single one may be larger, such as a long list.
+    send_backlog_max_bytes: int = 64 << 20
     # As the reference's server: sidecars rely on our pings to keep idle streams alive.
     keepalive_idle_s: float = 3.0
     keepalive_timeout_s: float = 5.0

@@ -12,8 +12,8 @@ from cryptography import x509
 from scheduler._pb.dapr.proto.scheduler.v1.scheduler_pb2 import JobMetadata
 from scheduler.aio.clock import Clock
 from scheduler.core.names import Target, actor_target, app_target
+from scheduler.http2.call import Call, Peer
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.http2.server import Call, Peer
 from scheduler.identity.certificates import Identity, identity_of, leads_to, parse_anchors
 from scheduler.metrics import RpcStatistics
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.cluster.hosts import HostList
+from scheduler.http2.call import Call, Method, Streaming
 from scheduler.http2.grpc import RpcError
-from scheduler.http2.server import Call, Method, Streaming
 from scheduler.rpc.jobs import SERVICE
 
 

@@ -12,8 +12,8 @@ from scheduler.aio.clock import Clock
 from scheduler.core import names
 from scheduler.core.errors import SchedulerError
 from scheduler.core.schedule import resolve
+from scheduler.http2.call import Call, Method, Unary, coroutine
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.http2.server import Call, Method, Unary, coroutine
 from scheduler.metrics import RpcStatistics
 from scheduler.rpc.authz import Authorizer
 from scheduler.rpc.status import rpc_error

@@ -3,8 +3,8 @@
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.core import names
 from scheduler.delivery.hub import Hub, Limit, Stream
+from scheduler.http2.call import Call, Method, Streaming
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.http2.server import Call, Method, Streaming
 from scheduler.metrics import RpcStatistics
 from scheduler.rpc.authz import Authorizer
 from scheduler.rpc.jobs import SERVICE, parse

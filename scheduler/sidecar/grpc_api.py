@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError, Message
 
 from scheduler._pb.dapr.proto.runtime.v1 import dapr_pb2, jobs_pb2
 from scheduler.grpc_services import reflection_methods
+from scheduler.http2.call import Call, Method, coroutine
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.http2.server import Call, Method, coroutine
 from scheduler.sidecar.jobs_api import ApiError, JobsApi
 
 _SERVICE = "dapr.proto.runtime.v1.Dapr"

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.http2 import frames
-from scheduler.http2.connection import Connection, Stream
+from scheduler.http2.connection import Connection
 from scheduler.http2.grpc import (
     RpcError,
     Status,
@@ -16,6 +16,7 @@ from scheduler.http2.grpc import (
 )
 from scheduler.http2.headers import HeaderDecoder, encode_block
 from scheduler.http2.limits import Limits
+from scheduler.http2.stream import Stream
 
 HEADERS = encode_block(
     [(":method", "POST"), (":scheme", "http"), (":path", "/a/B"), ("content-type", "application/grpc")]

@@ -6,10 +6,11 @@ import threading
 import grpc
 import pytest
 
+from scheduler.http2.call import Call, Streaming, Unary, coroutine
 from scheduler.http2.client import Channel
 from scheduler.http2.grpc import RpcError, Status, frame_message
 from scheduler.http2.limits import Limits
-from scheduler.http2.server import Call, Server, Streaming, Unary, coroutine
+from scheduler.http2.server import Server
 
 
 class Echo:

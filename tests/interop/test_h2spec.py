@@ -24,7 +24,8 @@ EXCUSED = {
 
 SERVER = """
 import asyncio, sys
-from scheduler.http2.server import Server, Unary
+from scheduler.http2.call import Unary
+from scheduler.http2.server import Server
 
 async def main() -> None:
     server = Server(methods={"/test/Echo": Unary(lambda request, call: call.reply(request))})
