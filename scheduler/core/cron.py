@@ -10,6 +10,7 @@ NS = 1_000_000_000
 # A field whose list has an item `*` or `?` carries this flag: it decides how the two day fields combine.
 _STAR = 1 << 63
 _YEARS_SEARCHED = 5
+_LONGEST_MONTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _ATOI = re.compile(r"[+-]?[0-9]+")
 _MONTHS = {
     name: number
@@ -98,14 +99,26 @@ def _field(text: str, lowest: int, highest: int, names: dict[str, int]) -> int:
     return bits
 
 
+def _satisfiable(
+    seconds: int, minutes: int, hours: int, month_day: int, months: int, week_day: int, *, both: bool
+) -> bool:
+    """Whether there is any moment that the fields' values describe: none is empty, and some chosen month has a chosen day."""
+    in_month = any(
+        months >> month & 1 and month_day & ((2 << longest) - 1) for month, longest in enumerate(_LONGEST_MONTHS, 1)
+    )
+    in_week = bool(months and week_day)
+    return bool(seconds and minutes and hours) and (in_month and in_week if both else in_month or in_week)
+
+
 class Cron:
     """A parsed cron schedule; equal texts give equal schedules."""
 
-    __slots__ = ("_bits", "_zone")
+    __slots__ = ("_bits", "_satisfiable", "_zone")
 
     def __init__(self, fields: list[str], zone: Zone | None) -> None:
         """`fields` are the six of them, `zone` None is UTC. Raises InvalidJob with the reference's text."""
         self._bits = tuple(_field(text, *bounds) for text, bounds in zip(fields, _FIELDS, strict=True))
+        self._satisfiable = _satisfiable(*(bits & ~_STAR for bits in self._bits), both=self._both_days)
         self._zone = zone
 
     def __eq__(self, other: object) -> bool:
@@ -116,13 +129,19 @@ class Cron:
 
     def next_after(self, after_ns: int) -> int | None:
         """The first match strictly after an instant; None: none within the years that are searched."""
-        return _next_match(self, after_ns // NS + 1)
+        # What can never match is known at once: the search would walk through years of minutes.
+        return _next_match(self, after_ns // NS + 1) if self._satisfiable else None
+
+    @property
+    def _both_days(self) -> bool:
+        """Whether both day fields must match, or either may."""
+        return bool((self._bits[3] | self._bits[5]) & _STAR)
 
     def _day_matches(self, days: int, day: int) -> bool:
         month_day, week_day = self._bits[3], self._bits[5]
         in_month = bool(month_day >> day & 1)
         in_week = bool(week_day >> weekday(days) & 1)
-        if month_day & _STAR or week_day & _STAR:
+        if (month_day | week_day) & _STAR:
             return in_month and in_week
         return in_month or in_week
 
@@ -218,8 +237,6 @@ class Cron:
             local = utc + (zone.offset_s(utc) if zone else 0)
             days, second_of_day = divmod(local, DAY_S)
             year, month, day = civil_from_days(days)
-            if not seconds & ((1 << 60) - 1):
-                return None
 
 
 @lru_cache(maxsize=8_192)

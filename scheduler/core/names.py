@@ -87,6 +87,11 @@ def reference_name(target: Target, name: str) -> str:
     return f"{target.kind}||{target.namespace}||{target.owner}||{target.actor_id}||{name}"
 
 
+def fits(target: Target, name: str = "") -> bool:
+    """Whether any job of the target can have a name that begins so; where none can, nobody need be asked for it."""
+    return len(reference_name(target, name).encode("utf-8", "surrogatepass")) <= NAME_MAX_BYTES
+
+
 def go_quote(text: str) -> str:
     """A text as Go's %q prints it."""
     short = {

@@ -53,7 +53,10 @@ def parse_time(text: str, now_ns: int) -> int:
     duration = parse_iso_duration(text)
     if duration.repetitions is not None and duration.repetitions >= 0:
         raise RepeatedDuration(f"{text!r} repeats")
-    if max(abs(duration.years), abs(duration.months), abs(duration.days)) > 10_000_000:
+    longest_days = max(
+        abs(duration.years), abs(duration.months), abs(duration.days), abs(duration.clock_ns) // (DAY_S * NS)
+    )
+    if longest_days > 10_000_000:
         raise ValueError(f"{text!r} is too long")
     seconds, nanos = divmod(now_ns, NS)
     days, second_of_day = divmod(seconds, DAY_S)

@@ -200,6 +200,8 @@ class Jobs:
         self._check_serving()
         message = parse(pb.ListJobsRequest, request)
         target = self._authorizer.target(call, message.metadata)
+        if not names.fits(target):
+            return b""
         try:
             found = await self._store.list(names.storage_prefix(target), timeout_s=self._timeout_s(call))
         except SchedulerError as error:
@@ -248,4 +250,7 @@ class Jobs:
         message = parse(pb.DeleteByNamePrefixRequest, request)
         target = self._bulk_target(call, message.metadata)
         self._check_prefix(target)
+        if not names.fits(target, message.name_prefix):
+            self._statistics.bulk_deleted += 1
+            return b""
         return await self._delete_prefix(call, names.storage_prefix(target) + message.name_prefix)

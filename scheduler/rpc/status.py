@@ -3,7 +3,15 @@
 from scheduler.core.errors import InvalidJob, InvalidName, SchedulerError
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.store.codec import CorruptRecord
-from scheduler.store.errors import JobExists, RecordTooLarge, StoreError, StoreFull, StoreUnavailable, WrongCluster
+from scheduler.store.errors import (
+    JobExists,
+    RecordTooLarge,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    WrongCluster,
+)
 
 # UNKNOWN for bad jobs and names is the reference's: sidecars turn it into their own answers (scheduler-service.md 1.4, 1.8).
 STATUS: dict[type[SchedulerError], Status] = {
@@ -11,6 +19,7 @@ STATUS: dict[type[SchedulerError], Status] = {
     InvalidName: Status.UNKNOWN,
     JobExists: Status.ALREADY_EXISTS,
     StoreUnavailable: Status.UNAVAILABLE,
+    StoreBusy: Status.RESOURCE_EXHAUSTED,
     StoreFull: Status.RESOURCE_EXHAUSTED,
     RecordTooLarge: Status.RESOURCE_EXHAUSTED,
     CorruptRecord: Status.DATA_LOSS,

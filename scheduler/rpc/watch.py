@@ -11,7 +11,9 @@ from scheduler.rpc.jobs import SERVICE, parse
 
 # A stream that says nothing holds a connection for nothing (fault F37).
 FIRST_MESSAGE_TIMEOUT_S = 10.0
+# Far more than any sidecar declares; each costs memory for as long as the stream stands.
 LIMITS_MAX = 1_024
+ACTOR_TYPES_MAX = 1_024
 _RESULT_TAG, _ID_TAG, _STATUS_TAG = 0x12, 0x08, 0x10
 
 
@@ -37,18 +39,24 @@ class Watch:
     def targets(self, call: Call, initial: pb.WatchJobsRequestInitial) -> list[str]:
         """What a stream takes, checked. Raises RpcError."""
         self.authorizer.check(call, initial.namespace, initial.app_id)
-        accepted = list(initial.accept_job_types)
-        for kind in accepted:
-            if accepted.count(kind) > 1:
+        if len(initial.actor_types) > ACTOR_TYPES_MAX:
+            count = len(initial.actor_types)
+            raise RpcError(
+                Status.INVALID_ARGUMENT, f"actor_types has {count} entries; at most {ACTOR_TYPES_MAX} are allowed"
+            )
+        accepted: set[int] = set()
+        for kind in initial.accept_job_types:
+            if kind in accepted:
                 known = kind in pb.JobTargetType.values()
                 name = pb.JobTargetType.Name(kind) if known else str(kind)
                 raise RpcError(Status.UNKNOWN, f"duplicate target type specified: {name}")
+            accepted.add(kind)
         targets: list[str] = []
         if not accepted or pb.JOB_TARGET_TYPE_JOB in accepted:
-            targets.append(names.route_key(names.app_target(initial.namespace, initial.app_id)))
+            targets.append(_route(names.app_target(initial.namespace, initial.app_id), "app_id"))
         if not accepted or pb.JOB_TARGET_TYPE_ACTOR_REMINDER in accepted:
             targets.extend(
-                names.route_key(names.actor_target(initial.namespace, actor_type, ""))
+                _route(names.actor_target(initial.namespace, actor_type, ""), "actor_types")
                 for actor_type in initial.actor_types
             )
         if not targets:
@@ -67,13 +75,24 @@ class Watch:
             )
         return [
             Limit(
-                names.route_key(names.actor_target(initial.namespace, limit.actor.type, "")),
+                _route(names.actor_target(initial.namespace, limit.actor.type, ""), "concurrency_limits", limit.name),
                 limit.name if limit.HasField("name") else None,
                 limit.max_concurrent,
             )
             for limit in initial.concurrency_limits
             if limit.max_concurrent > 0 and limit.WhichOneof("target") == "actor"
         ]
+
+
+def _route(target: names.Target, field: str, name: str = "") -> str:
+    """What the target's triggers are routed by. Raises RpcError for one that no job can have: it would be kept for nothing."""
+    if not names.fits(target, name):
+        raise RpcError(
+            Status.INVALID_ARGUMENT,
+            f"{field}: {target.owner[:64]!r} in namespace {target.namespace[:64]!r} is longer than the "
+            f"{names.NAME_MAX_BYTES} bytes that a job's name may have with it",
+        )
+    return names.route_key(target)
 
 
 class _JobWatch:

@@ -34,9 +34,10 @@ def decode_record(value: bytes) -> JobRecord:
         raise CorruptRecord(f"job record does not parse: {error}") from error
 
 
-# Few policies serve all jobs: equal ones share one object.
+# Few policies serve all jobs: equal ones share one object. Longer texts than a policy needs (unknown fields) are not kept.
 _policies: dict[bytes, FailurePolicy] = {}
 _POLICIES_MAX = 1_000
+_POLICY_BYTES_MAX = 64
 
 
 def _policy_of(data: bytes) -> FailurePolicy:
@@ -55,9 +56,10 @@ def _policy_of(data: bytes) -> FailurePolicy:
                 )
             case _:
                 policy = DEFAULT_POLICY
-        if len(_policies) >= _POLICIES_MAX:
-            _policies.clear()
-        _policies[data] = policy
+        if len(data) <= _POLICY_BYTES_MAX:
+            if len(_policies) >= _POLICIES_MAX:
+                _policies.clear()
+            _policies[data] = policy
     return policy
 
 

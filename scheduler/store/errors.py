@@ -19,6 +19,10 @@ class StoreFull(StoreError):
     """etcd is out of space and refuses writes until an operator frees some."""
 
 
+class StoreBusy(StoreError):
+    """More writes wait for etcd than may; nothing was done."""
+
+
 class RecordTooLarge(StoreError):
     """The record is larger than etcd is configured to take."""
 

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
@@ -27,13 +28,15 @@ from scheduler.etcd.api import (
 )
 from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError
 from scheduler.store.codec import CorruptRecord, decode_record
-from scheduler.store.errors import JobExists, RecordTooLarge, StoreError, StoreFull, StoreUnavailable
+from scheduler.store.errors import JobExists, RecordTooLarge, StoreBusy, StoreError, StoreFull, StoreUnavailable
 from scheduler.store.keys import Keys, partition_of, range_end
 
 Done = Callable[[StoreError | None], None]
 WRITE_TIMEOUT_S = 4.0
 READ_BACK_TIMEOUT_S = 1.0
 UNKNOWN_CREATES_MAX = 10_000
+# Writes that wait for etcd: what comes faster than etcd takes it must not become our memory.
+QUEUE_MAX_BYTES = 128 << 20
 _LIST_PAGE = 64
 
 
@@ -72,8 +75,9 @@ class JobStore:
         # Room for what the transaction adds to its records.
         self._max_request_bytes = max_request_bytes - 16_384
         self._queue: deque[_Write] = deque()
+        self._queued_bytes = 0
         self._wakeup = asyncio.Event()
-        # Creates whose fate this replica had to call unknown: repeating one with the same content is no conflict.
+        # Digests of creates whose fate this replica had to call unknown: repeating one with the same content is no conflict.
         self._unknown_creates: dict[bytes, bytes] = {}
         self.corrupt_records = 0
 
@@ -103,6 +107,14 @@ class JobStore:
         return self._keys.job(partition_of(key, self._partition_count), key)
 
     def _enqueue(self, write: _Write) -> None:
+        if self._queued_bytes + write.size_bytes > QUEUE_MAX_BYTES:
+            write.done(
+                StoreBusy(
+                    f"{self._queued_bytes} bytes of writes wait for etcd, at most {QUEUE_MAX_BYTES} may: try again later"
+                )
+            )
+            return
+        self._queued_bytes += write.size_bytes
         self._queue.append(write)
         self._wakeup.set()
 
@@ -120,7 +132,7 @@ class JobStore:
     def _next_group(self) -> list[_Write]:
         """The oldest writes that fit one transaction; a key stands in it once, so a second write of it opens the next group."""
         queue, group = self._queue, [self._queue.popleft()]
-        size = group[0].size_bytes
+        size = taken_bytes = group[0].size_bytes
         taken = {group[0].key}
         while queue and len(group) < self._max_txn_ops:
             write = queue[0]
@@ -128,7 +140,9 @@ class JobStore:
             if write.key in taken or size > self._max_request_bytes:
                 break
             taken.add(write.key)
+            taken_bytes = size
             group.append(queue.popleft())
+        self._queued_bytes -= taken_bytes
         return group
 
     async def _commit(self, group: list[_Write]) -> None:
@@ -206,7 +220,7 @@ class JobStore:
             self._fail_queued(unknown)
 
     def _fail_queued(self, error: StoreError) -> None:
-        queued, self._queue = list(self._queue), deque()
+        queued, self._queue, self._queued_bytes = list(self._queue), deque(), 0
         _answer(queued, error)
 
     # Reads and bulk deletes
@@ -333,11 +347,11 @@ def _operation(write: _Write) -> Operation:
 
 
 def _content(value: bytes) -> bytes:
-    """What the client asked for, without what each accept resolves anew; empty for a record that does not parse."""
+    """A digest of what the client asked for, without what each accept resolves anew; empty for a record that does not parse."""
     try:
         record = decode_record(value)
     except CorruptRecord:
         return b""
     for field in ("generation", "created", "first", "expires"):
         record.ClearField(field)
-    return record.SerializeToString(deterministic=True)
+    return blake2b(record.SerializeToString(deterministic=True), digest_size=16).digest()

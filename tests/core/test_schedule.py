@@ -126,3 +126,20 @@ def test_huge_inputs_are_refused_quickly(text: str) -> None:
 
 def test_equal_texts_share_one_schedule() -> None:
     assert parse_schedule("@every 1s") is parse_schedule("@every 1s") == Every(1_000_000_000)
+
+
+@pytest.mark.parametrize("zone", ["", "TZ=America/New_York "])
+@pytest.mark.parametrize(
+    "fields", ["0 , * * * *", "* * , * * *", "* * * , * *", ", * * * * *", "* * * * , *", "* * * * * ,"]
+)
+def test_what_never_matches_is_known_without_a_search(zone: str, fields: str) -> None:
+    """An empty minute field once cost a walk through five years of minutes: nine seconds in which the replica did nothing else."""
+    started = time.perf_counter()
+    assert parse_schedule(zone + fields).next_after(NOW) is None
+    assert time.perf_counter() - started < 0.01
+
+
+@pytest.mark.parametrize("fields", ["0 0 0 30 2 *", "0 0 0 31 2,4,6,9,11 ?", "0 0 0 ? 2 ,"])
+def test_days_that_no_month_has_are_impossible(fields: str) -> None:
+    assert parse_schedule(fields).next_after(NOW) is None
+    assert parse_schedule("0 0 0 30 2 1").next_after(NOW) is not None, "either day may match: Mondays of February do"
