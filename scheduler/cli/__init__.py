@@ -1,9 +1,10 @@
-"""The command line: `scheduler serve | sidecar | dev | job | version`. Imports are late, so that help is quick."""
+"""The command line: `scheduler serve | sidecar | dev | job | certificate | version`. Imports are late, so that help is quick."""
 
 import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,44 @@ def dev(replicas: int, data_dir: Path | None, exit_after_summary: bool) -> None:
     from scheduler import dev as development
 
     _run(development.run(replicas=replicas, data_dir=data_dir, exit_after_summary=exit_after_summary))
+
+
+@main.command()
+@click.option("--ca-file", type=_PATH, required=True, help="The authority's certificate.")
+@click.option("--ca-key-file", type=_PATH, required=True, help="The authority's key.")
+@click.option("--app-id", required=True, help="Whose certificate it is.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace of the app.")
+@click.option("--trust-domain", default="public", show_default=True, help="SPIFFE trust domain of the app.")
+@click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="How long it holds.")
+@click.option("--out", type=_PATH, default=Path(), help="Directory of tls.crt, tls.key and ca.crt.  [default: here]")
+def certificate(
+    ca_file: Path, ca_key_file: Path, app_id: str, namespace: str, trust_domain: str, days: int, out: Path
+) -> None:
+    """Issue a client certificate from an authority of your own, for mutual TLS."""
+    from scheduler.aio.clock import SystemClock
+    from scheduler.identity.issue import issue_client_certificate
+
+    try:
+        material = issue_client_certificate(
+            ca_file=ca_file,
+            ca_key_file=ca_key_file,
+            spiffe_id=f"spiffe://{trust_domain}/ns/{namespace}/{app_id}",
+            now=datetime.fromtimestamp(SystemClock().wall_ns() * 1e-9, UTC),
+            days=days,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in (
+            ("tls.crt", material.certificate),
+            ("tls.key", material.key),
+            ("ca.crt", material.anchors),
+        ):
+            path = out / name
+            path.touch(mode=0o600)
+            path.write_bytes(content)
+    except (OSError, ValueError) as error:
+        click.echo(f"scheduler: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"wrote {out / 'tls.crt'}, {out / 'tls.key'} and {out / 'ca.crt'}")
 
 
 @main.command()

@@ -16,7 +16,19 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["sidecar"], ["dev"], ["job"], ["job", "schedule"], ["job", "list"], ["version"]]
+    "command",
+    [
+        [],
+        ["serve"],
+        ["sidecar"],
+        ["dev"],
+        ["job"],
+        ["job", "schedule"],
+        ["job", "list"],
+        ["job", "verify"],
+        ["certificate"],
+        ["version"],
+    ],
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     code, text = run(*command, "--help")

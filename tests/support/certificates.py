@@ -24,6 +24,12 @@ class Authority:
         self.ca_file = directory / "ca.crt"
         self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
+    def key_pem(self) -> bytes:
+        """The authority's own key."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
     def _builder(self, subject: x509.Name, key, days: float = 1) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
