@@ -212,7 +212,10 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
     )
     tls = identity.tls.context if identity else None
     port = await server.listen(settings.listen_address, settings.port, tls=tls)
-    replica = Replica(settings, etcd, _advertised(settings, port), _lease_file(settings), process.identity)
+    lease_file, clock = _lease_file(settings), SystemClock()
+    replica = Replica(
+        settings, etcd, _advertised(settings, port), lease_file, process.identity, clock=clock, rng=process.rng
+    )
     server.methods.update(replica.methods())
     if tls is None and not is_loopback(settings.listen_address):
         _log.warning("plaintext_on_the_network", listen_address=settings.listen_address)

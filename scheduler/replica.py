@@ -1,7 +1,6 @@
 """One replica's rooms, fitted together. Nothing runs, listens or waits here: `app` gives it a life."""
 
 import asyncio
-import os
 import random
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from scheduler import __version__
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2
-from scheduler.aio.clock import SystemClock
+from scheduler.aio.clock import Clock
 from scheduler.cluster.cluster import Cluster
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.config import ServeSettings
@@ -58,10 +57,12 @@ class Replica:
         address: str,
         lease_file: LeaseFile | None,
         identity: IdentityStatistics,
+        *,
+        clock: Clock,
+        rng: random.Random,
     ) -> None:
-        """`address` is what sidecars are told."""
-        clock = self.clock = SystemClock()
-        rng = random.Random(int.from_bytes(os.urandom(16), "big"))
+        """`address` is what sidecars are told; `clock` and `rng` are all that it knows of time and chance."""
+        self.clock = clock
         keys = Keys(settings.etcd_root)
         self.settings = settings
         self.etcd = etcd
@@ -101,6 +102,7 @@ class Replica:
             gates=lambda: self.hub,
             statistics=self.cluster_statistics,
             lease_file=lease_file,
+            max_txn_ops=settings.etcd_max_txn_ops,
         )
         self.identity_statistics, self.kubernetes_statistics = identity, KubernetesStatistics()
         self.leaving = False

@@ -35,6 +35,7 @@ from scheduler.etcd.api import (
     Txn,
     TxnResult,
     WatchHandle,
+    nested_max,
 )
 from scheduler.etcd.errors import EtcdError
 from scheduler.logs import get_logger
@@ -46,7 +47,6 @@ FORMAT_VERSION = 1
 KEEPALIVE_TIMEOUT_S = 1.0
 SETTLE_S = 1.0
 _RETRY_S = 0.3
-_CLAIMS_PER_TXN = 100
 # A look at the whole even where no event asks for one: nothing may hang on a single lost wake-up.
 _LOOK_AGAIN_S = 1.0
 
@@ -104,8 +104,9 @@ class Cluster:
         gates: Callable[[], Gates],
         statistics: ClusterStatistics,
         lease_file: LeaseFile | None = None,
+        max_txn_ops: int = 128,
     ) -> None:
-        """`address` is what sidecars are told; `lease_file` proves that a predecessor is dead."""
+        """`address` is what sidecars are told; `lease_file` proves that a predecessor is dead; `max_txn_ops` is what etcd takes."""
         self._etcd = etcd
         self._keys = keys
         self.replica = replica
@@ -117,6 +118,7 @@ class Cluster:
         self._gates = gates
         self._statistics = statistics
         self._lease_file = lease_file
+        self._claims_max = nested_max(max_txn_ops)
         self._member = Member(
             replica=replica,
             address=address,
@@ -432,8 +434,8 @@ class Cluster:
     async def _claim(self, partitions: list[int]) -> None:
         """Take free partitions, many at a time; one whose answer is lost shows up in the next read and is adopted."""
         value = Claim(replica=self.replica, incarnation=self._member.incarnation).SerializeToString()
-        for start in range(0, len(partitions), _CLAIMS_PER_TXN):
-            chunk = partitions[start : start + _CLAIMS_PER_TXN]
+        for start in range(0, len(partitions), self._claims_max):
+            chunk = partitions[start : start + self._claims_max]
             takes: list[Operation] = []
             for partition in chunk:
                 key = self._keys.claim(partition)

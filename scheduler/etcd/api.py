@@ -76,6 +76,11 @@ class Txn(NamedTuple):
 Operation = Put | Delete | Range | Txn
 
 
+def nested_max(max_txn_ops: int) -> int:
+    """How many transactions of one operation each fit into one: etcd counts a nested one together with all of the level around it."""
+    return max(1, max_txn_ops - 1)
+
+
 class Outcome(enum.Enum):
     """How a transaction ended. UNKNOWN: it may have been applied, may still be, or never will be."""
 

@@ -25,6 +25,7 @@ from scheduler.etcd.api import (
     RangeResult,
     Txn,
     TxnResult,
+    nested_max,
 )
 from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError
 from scheduler.store.codec import CorruptRecord, decode_record
@@ -72,6 +73,7 @@ class JobStore:
         self._partition_count = partition_count
         self._rng = rng
         self._max_txn_ops = max_txn_ops
+        self._group_max = nested_max(max_txn_ops)
         # Room for what the transaction adds to its records.
         self._max_request_bytes = max_request_bytes - 16_384
         self._queue: deque[_Write] = deque()
@@ -134,7 +136,7 @@ class JobStore:
         queue, group = self._queue, [self._queue.popleft()]
         size = taken_bytes = group[0].size_bytes
         taken = {group[0].key}
-        while queue and len(group) < self._max_txn_ops:
+        while queue and len(group) < self._group_max:
             write = queue[0]
             size += write.size_bytes
             if write.key in taken or size > self._max_request_bytes:

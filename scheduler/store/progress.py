@@ -7,7 +7,19 @@ can commit nothing. The same batch may be sent again under the same key after a 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scheduler.etcd.api import Compare, CompareTarget, Delete, Etcd, Operation, Outcome, Put, Range, RangeResult, Txn
+from scheduler.etcd.api import (
+    Compare,
+    CompareTarget,
+    Delete,
+    Etcd,
+    Operation,
+    Outcome,
+    Put,
+    Range,
+    RangeResult,
+    Txn,
+    nested_max,
+)
 from scheduler.store.keys import Keys
 
 COMMIT_TIMEOUT_S = 2.0
@@ -95,7 +107,11 @@ class ProgressLog:
             singly: list[Operation] = [
                 Txn((compare,), (delete,)) for compare, delete in zip(compares, deletes, strict=True)
             ]
-            result = await self._etcd.txn((), singly, timeout_s=COMMIT_TIMEOUT_S)
+            step = nested_max(self.max_txn_ops)
+            for start in range(0, len(singly), step):
+                result = await self._etcd.txn((), singly[start : start + step], timeout_s=COMMIT_TIMEOUT_S)
+                if result.outcome is not Outcome.COMMITTED:
+                    break
         return result.outcome
 
     def _owned(self, partition: int, epoch: int) -> Compare:

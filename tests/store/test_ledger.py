@@ -108,6 +108,20 @@ async def test_only_the_finished_generation_is_deleted(client) -> None:
     assert [kv.value for kv in left.kvs] == [b"2"]
 
 
+@pytest.mark.parametrize("count", [127, 128])
+async def test_a_full_batch_of_finished_jobs_is_deleted_though_one_was_overwritten(client, count: int) -> None:
+    # etcd counts nested transactions together with those around them: as many as are allowed flat are too many nested.
+    keys = Keys()
+    jobs = [keys.job(1, f"{number:03}") for number in range(count)]
+    first = await client.txn((), [Put(key, b"1") for key in jobs])
+    await client.txn((), (Put(jobs[5], b"2"),))
+    finished = [Finished(key, first.revision) for key in jobs]
+    log = ProgressLog(etcd=client, keys=keys)
+    assert await log.delete_finished(finished) is Outcome.COMMITTED
+    left = await client.range(Range(keys.partition_jobs(1), keys.partition_jobs(2)))
+    assert [kv.key for kv in left.kvs] == [jobs[5]]
+
+
 async def test_compare_and_put(client) -> None:
     absent = (Compare(b"k", CompareTarget.CREATE_REVISION, 0),)
     assert (await client.txn(absent, (Put(b"k", b"1"),))).outcome is Outcome.COMMITTED
