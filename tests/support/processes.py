@@ -190,9 +190,12 @@ class Sidecar(Child):
         command += [f"--dapr-http-port={self.http_port}", f"--dapr-grpc-port={self.grpc_port}"]
         command += [f"--scheduler-host-address={','.join(self.schedulers)}", *self.arguments]
         self.spawn(command, self.env)
+        assert self.process is not None
+        running = self.process
         wait_until(
-            lambda: answers(self.http_port) and answers(self.grpc_port),
+            lambda: (answers(self.http_port) and answers(self.grpc_port)) or running.poll() is not None,
             timeout_s=20,
             what="the sidecar's ports are open",
         )
+        assert running.poll() is None, f"the sidecar ended; its log ends:\n{self.tail()}"
         return self

@@ -1,0 +1,108 @@
+"""Drives an app that is built on a Dapr SDK, in the SDK's own process and language.
+
+One JSON object a line. To the app: {"do": "schedule" | "get" | "delete", "name": ...} with the job's fields, data in base64. From the
+app: {"done": job or null} or {"error": text} for each command, in order, and {"trigger": name, "data": base64} as triggers arrive.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+from tests.support.processes import ROOT
+
+
+class Refused(Exception):
+    """The SDK raised an error; its text."""
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """How to start an app on it, and what its jobs API can say."""
+
+    name: str
+    command: list[str]
+    overwrite: bool = True
+    policies: bool = True
+
+
+class SdkApp:
+    """A running app, its triggers as they arrive."""
+
+    def __init__(self, sdk: Sdk, port: int, jobs: list[str], log: Path, env: dict[str, str]) -> None:
+        self.sdk = sdk
+        self.triggers: list[tuple[str, bytes]] = []
+        self._answers: Queue[dict] = Queue()
+        self._log = log
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [*sdk.command, str(port), *jobs],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                cwd=ROOT,
+                env={**os.environ, **env},
+            )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            if "trigger" in said:
+                self.triggers.append((said["trigger"], base64.b64decode(said["data"])))
+            else:
+                self._answers.put(said)
+        self._answers.put({"error": f"the app ended; its log ends:\n{self._log.read_text(errors='replace')[-3000:]}"})
+
+    def command(self, do: str, name: str, **fields) -> dict | None:
+        """Raises Refused."""
+        if isinstance(fields.get("data"), bytes):
+            fields["data"] = base64.b64encode(fields["data"]).decode()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, "name": name, **fields}) + "\n")
+        self._process.stdin.flush()
+        said = self._answers.get(timeout=60)
+        if "error" in said:
+            raise Refused(said["error"])
+        return said["done"]
+
+    def schedule(self, name: str, **fields) -> None:
+        self.command("schedule", name, **fields)
+
+    def get(self, name: str) -> dict:
+        job = self.command("get", name)
+        assert job is not None
+        if job.get("data") is not None:
+            job["data"] = base64.b64decode(job["data"])
+        return job
+
+    def delete(self, name: str) -> None:
+        self.command("delete", name)
+
+    def gone(self, name: str) -> bool:
+        """The job has finished, or was deleted: no trigger of it can come any more."""
+        try:
+            self.get(name)
+        except Refused:
+            return True
+        return False
+
+    def of(self, name: str) -> list[bytes]:
+        """The data of its triggers so far."""
+        return [data for one, data in list(self.triggers) if one == name]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(timeout=10)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()

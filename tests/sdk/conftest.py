@@ -1,0 +1,57 @@
+"""A scheduler for all SDKs, and for each SDK an app beside a sidecar of its own, both with API tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sdk.app import Sdk, SdkApp
+from tests.support.processes import EtcdServer, Replica, Sidecar, answers, free_port, wait_until
+from tests.support.toolchains import python_environment
+
+HERE = Path(__file__).parent
+JOBS = ["prod-db-backup", "takes", "fails", "fails-drop", "fails-constant", "fails-default"]
+TOKENS = {"DAPR_API_TOKEN": "for-the-sidecar", "APP_API_TOKEN": "for-the-app"}
+
+
+def _python(version: str, flavour: str, name: str) -> Sdk:
+    interpreter = python_environment(f"dapr-{version}", HERE / "python" / f"requirements-{version}.txt")
+    return Sdk(name=name, command=[str(interpreter), str(HERE / "python" / "app.py"), flavour])
+
+
+SDKS = {
+    "python-1.19": lambda name: _python("1.19", "sync", name),
+    "python-1.19-asyncio": lambda name: _python("1.19", "asyncio", name),
+    "python-1.18": lambda name: _python("1.18", "sync", name),
+    "python-1.17": lambda name: _python("1.17", "sync", name),
+}
+
+
+@pytest.fixture(scope="session")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    directory = tmp_path_factory.mktemp("scheduler")
+    etcd = EtcdServer(directory / "etcd").start()
+    replica = Replica("replica-0", directory / "replica", etcd.endpoint).start().wait_healthy()
+    yield replica
+    replica.close()
+    etcd.close()
+
+
+@pytest.fixture(scope="module", params=SDKS)
+def app(
+    request: pytest.FixtureRequest, scheduler: Replica, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SdkApp]:
+    name = request.param
+    sdk = SDKS[name](name)
+    directory = tmp_path_factory.mktemp(name)
+    port = free_port()
+    arguments = [f"--app-id={name.replace('.', '-')}", f"--app-port={port}", "--app-protocol=grpc"]
+    sidecar = Sidecar(directory, [scheduler.address], *arguments, env=TOKENS).start()
+    ports = {"DAPR_HTTP_PORT": str(sidecar.http_port), "DAPR_GRPC_PORT": str(sidecar.grpc_port)}
+    one = SdkApp(sdk, port, JOBS, directory / "app.log", {**TOKENS, **ports})
+    try:
+        wait_until(lambda: answers(port), timeout_s=30, what=f"the app on {name} listens")
+        yield one
+    finally:
+        one.close()
+        sidecar.close()
