@@ -131,6 +131,9 @@ class ServeSettings:
         return frozenset((*self.app_trust_domains, self.trust_domain))
 
 
+APP_PROTOCOLS = ("http", "https", "h2c", "grpc", "grpcs")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidecarSettings:
     """One sidecar beside one app."""
@@ -140,27 +143,97 @@ class SidecarSettings:
     app_protocol: str = "http"
     app_channel_address: str = "127.0.0.1"
     app_max_concurrency: int = -1
+    enable_app_health_check: bool = False
+    app_health_check_path: str = "/healthz"
+    app_health_probe_interval_s: float = 5.0
+    app_health_probe_timeout_ms: int = 500
+    app_health_threshold: int = 3
     namespace: str = "default"
     dapr_http_port: int = 3500
     dapr_grpc_port: int = 50001
+    dapr_public_port: int | None = None
     dapr_listen_addresses: tuple[str, ...] = ("127.0.0.1",)
+    unix_domain_socket: Path | None = None
+    enable_metrics: bool = True
+    metrics_listen_address: str = "127.0.0.1"
+    # None: 9090, or any free one where that is taken.
+    metrics_port: int | None = None
+    metrics_namespace: str = ""
     scheduler_host_address: tuple[str, ...] = ("localhost:50006",)
     scheduler_job_streams: int = 3
     max_body_size_bytes: int = 4 << 20
+    read_buffer_size_bytes: int = 4 << 10
+    enable_api_logging: bool = False
+    disable_h2c: bool = False
     dapr_api_token: str = ""
     app_api_token: str = ""
     graceful_shutdown_s: float = 5.0
+    block_shutdown_s: float = 0.0
+    mode: str = "standalone"
+    enable_mtls: bool = False
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
+    sentry_address: str = ""
+    sentry_token_file: Path = Path("/var/run/secrets/dapr.io/sentrytoken/token")
+    trust_anchors: str = ""
+    trust_domain: str = "public"
+    control_plane_trust_domain: str = "localhost"
+    control_plane_namespace: str = "default"
     allow_insecure: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
         if not self.app_id or "." in self.app_id:
             raise ConfigError(f"--app-id is {self.app_id!r}; it must not be empty nor contain a dot")
-        if self.app_protocol not in {"http", "grpc"}:
-            raise ConfigError(f"--app-protocol is {self.app_protocol!r}, allowed are http and grpc")
+        if self.app_protocol not in APP_PROTOCOLS:
+            raise ConfigError(f"--app-protocol is {self.app_protocol!r}, allowed are {', '.join(APP_PROTOCOLS)}")
         if self.scheduler_job_streams < 1:
             raise ConfigError(f"--scheduler-job-streams is {self.scheduler_job_streams}, at least 1 is needed")
+        if self.app_port is not None and not 0 < self.app_port < 65536:
+            raise ConfigError(f"--app-port is {self.app_port}, allowed are 1 to 65535")
         if self.app_port is not None and self.app_port in {self.dapr_http_port, self.dapr_grpc_port}:
             raise ConfigError(f"--app-port {self.app_port} is also the sidecar's own port")
-        for host in self.dapr_listen_addresses:
+        if self.dapr_http_port and self.dapr_http_port == self.dapr_grpc_port:
+            raise ConfigError(f"--dapr-http-port and --dapr-grpc-port are both {self.dapr_http_port}")
+        if self.max_body_size_bytes < 1 or self.read_buffer_size_bytes < 256:
+            raise ConfigError("--max-body-size must be at least 1 byte, --read-buffer-size at least 256")
+        for host in () if self.unix_domain_socket else self.dapr_listen_addresses:
             require_loopback("--dapr-listen-addresses", host, allow_insecure=self.allow_insecure)
+        self._check_health()
+        self._check_identity()
+
+    def _check_health(self) -> None:
+        if not 0 < self.app_health_probe_timeout_ms <= self.app_health_probe_interval_s * 1000:
+            raise ConfigError(
+                f"--app-health-probe-timeout is {self.app_health_probe_timeout_ms} ms; it must be positive and at most the "
+                f"probe interval, which is {self.app_health_probe_interval_s * 1000:.0f} ms"
+            )
+        if self.app_health_threshold < 1:
+            raise ConfigError(f"--app-health-threshold is {self.app_health_threshold}, at least 1 is needed")
+
+    def _check_identity(self) -> None:
+        files = (self.tls_cert_file, self.tls_key_file, self.tls_ca_file)
+        if any(files) and not all(files):
+            raise ConfigError("--tls-cert-file, --tls-key-file and --tls-ca-file go together")
+        if self.from_sentry and not (self.trust_anchors and self.sentry_address):
+            raise ConfigError(
+                "mutual TLS needs --tls-cert-file, --tls-key-file and --tls-ca-file, or --sentry-address and the trust anchors in "
+                "DAPR_TRUST_ANCHORS"
+            )
+
+    @property
+    def authority(self) -> str:
+        """The app's address, as URLs have it."""
+        host = self.app_channel_address
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+    @property
+    def from_sentry(self) -> bool:
+        """Whether our certificate comes from the reference's certificate authority."""
+        return self.tls_cert_file is None and (self.enable_mtls or self.mode == "kubernetes")
+
+    @property
+    def scheduler_identity(self) -> str:
+        """Who a scheduler must be, under mutual TLS."""
+        return f"spiffe://{self.control_plane_trust_domain}/ns/{self.control_plane_namespace}/dapr-scheduler"

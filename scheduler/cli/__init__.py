@@ -1,9 +1,6 @@
 """The command line: `scheduler serve | sidecar | dev | job | certificate | version`. Imports are late, so that help is quick."""
 
-import asyncio
-import os
 import sys
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,9 +9,10 @@ import click
 
 from scheduler import __version__
 from scheduler.cli.job import job
-from scheduler.config import ConfigError, ServeSettings, SidecarSettings
+from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
+from scheduler.cli.sidecar import sidecar
+from scheduler.config import ServeSettings
 
-_LEVELS = click.Choice(["debug", "info", "warn", "error", "fatal"])
 _PATH = click.Path(path_type=Path)
 
 
@@ -27,36 +25,6 @@ def main() -> None:
     Run one replica:   scheduler serve --etcd-embed=false --etcd-client-endpoints http://etcd:2379
     Beside your app:   scheduler sidecar --app-id shop --app-port 6002
     """
-
-
-def _run(work: Coroutine[Any, Any, int]) -> None:
-    from scheduler.etcd.binary import EtcdBinaryMissing
-
-    try:
-        sys.exit(asyncio.run(work))
-    except (ConfigError, EtcdBinaryMissing, OSError, RuntimeError) as error:
-        click.echo(f"scheduler: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _settings(kind: type[Any], values: dict[str, Any]) -> Any:
-    try:
-        return kind(**values)
-    except ConfigError as error:
-        click.echo(f"scheduler: {error}", err=True)
-        sys.exit(1)
-
-
-def _logging(level: str, *, as_json: bool) -> None:
-    from scheduler import logs
-
-    logs.configure(level=level, as_json=as_json)
-
-
-def _list(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 @main.command()
@@ -177,7 +145,7 @@ def _list(value: str) -> tuple[str, ...]:
     "--app-trust-domains", default="public", show_default=True, help="SPIFFE trust domains of apps, comma separated."
 )
 @click.option("--allow-insecure", is_flag=True, help="Serve plaintext on addresses other than loopback.")
-@click.option("--log-level", type=_LEVELS, default="info", show_default=True)
+@click.option("--log-level", type=LEVELS, default="info", show_default=True)
 @click.option("--log-as-json", type=bool, is_flag=False, flag_value=True, default=False, show_default=True)
 def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
     """Run one scheduler replica.
@@ -185,61 +153,15 @@ def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
     Without endpoints it runs an etcd of its own, which suits one machine. Replicas of one cluster share etcd, and
     each has an --id of its own.
     """
-    values["etcd_client_endpoints"] = _list(values["etcd_client_endpoints"])
-    values["app_trust_domains"] = _list(values["app_trust_domains"])
+    values["etcd_client_endpoints"] = split(values["etcd_client_endpoints"])
+    values["app_trust_domains"] = split(values["app_trust_domains"])
     if values["etcd_embed"] is None:
         values["etcd_embed"] = not values["etcd_client_endpoints"]
-    settings = _settings(ServeSettings, values)
-    _logging(log_level, as_json=log_as_json)
+    settings = settings_of(ServeSettings, values)
+    configure_logs(log_level, as_json=log_as_json)
     from scheduler import app
 
-    _run(app.run(settings))
-
-
-@main.command()
-@click.option("--app-id", required=True, help="The app's id: who its jobs belong to.")
-@click.option("--app-port", type=int, default=None, help="Port that the app listens on.")
-@click.option("--app-protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True)
-@click.option("--app-channel-address", default="127.0.0.1", show_default=True, help="Address that the app listens on.")
-@click.option("--app-max-concurrency", default=-1, show_default=True, help="Triggers at once at the app; -1: no limit.")
-@click.option("--dapr-http-port", default=3500, show_default=True, help="Port of the HTTP Jobs API.")
-@click.option("--dapr-grpc-port", default=50001, show_default=True, help="Port of the gRPC runtime API.")
-@click.option(
-    "--dapr-listen-addresses", default="127.0.0.1", show_default=True, help="Listen addresses, comma separated."
-)
-@click.option(
-    "--scheduler-host-address",
-    default="localhost:50006",
-    show_default=True,
-    envvar="DAPR_SCHEDULER_HOST_ADDRESS_DNS_A",
-    help="Schedulers, comma separated; empty: none.",
-)
-@click.option("--scheduler-job-streams", default=3, show_default=True, help="Streams per scheduler.")
-@click.option(
-    "--namespace",
-    default=lambda: os.environ.get("NAMESPACE", "default"),
-    help="The app's namespace.  [default: $NAMESPACE or default]",
-)
-@click.option("--dapr-api-token", default="", envvar="DAPR_API_TOKEN", help="Token that API callers must show.")
-@click.option("--app-api-token", default="", envvar="APP_API_TOKEN", help="Token that is shown to the app.")
-@click.option("--dapr-graceful-shutdown-seconds", "graceful_shutdown_s", default=5.0, show_default=True)
-@click.option("--allow-insecure", is_flag=True, help="Listen in plaintext on addresses other than loopback.")
-@click.option("--log-level", type=_LEVELS, default="info", show_default=True)
-@click.option("--log-as-json", type=bool, is_flag=False, flag_value=True, default=False, show_default=True)
-def sidecar(log_level: str, log_as_json: bool, **values: Any) -> None:
-    """Run a sidecar: the Jobs API for one app, and the delivery of its jobs.
-
-    The app schedules with POST /v1.0/jobs/NAME on --dapr-http-port and receives POST /job/NAME on its own port.
-    """
-    values["dapr_listen_addresses"] = _list(values["dapr_listen_addresses"])
-    values["scheduler_host_address"] = tuple(
-        a.strip("\"' ") for a in _list(values["scheduler_host_address"]) if a.strip("\"' ")
-    )
-    settings = _settings(SidecarSettings, values)
-    _logging(log_level, as_json=log_as_json)
-    from scheduler.sidecar import app
-
-    _run(app.run(settings))
+    run(app.run(settings))
 
 
 @main.command()
@@ -258,7 +180,7 @@ def dev(replicas: int, data_dir: Path | None, exit_after_summary: bool) -> None:
     """
     from scheduler import dev as development
 
-    _run(development.run(replicas=replicas, data_dir=data_dir, exit_after_summary=exit_after_summary))
+    run(development.run(replicas=replicas, data_dir=data_dir, exit_after_summary=exit_after_summary))
 
 
 @main.command()
@@ -306,3 +228,4 @@ def version() -> None:
 
 
 main.add_command(job)
+main.add_command(sidecar)

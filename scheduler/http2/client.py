@@ -4,6 +4,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable
+from typing import Protocol
 
 from scheduler.http2 import frames
 from scheduler.http2.call import Sink
@@ -43,6 +44,20 @@ class ConnectError(RpcError):
     def __init__(self, message: str) -> None:
         """`message` says what was tried and what came of it."""
         super().__init__(Status.UNAVAILABLE, message)
+
+
+class Waiter(Protocol):
+    """What waits for a connection: a call, or whatever else wants one."""
+
+    @property
+    def wait_for_ready(self) -> bool:
+        """Whether it goes on waiting when connecting fails."""
+
+    def attach(self, connection: Connection) -> None:
+        """The connection is there."""
+
+    def broken(self, error: RpcError) -> None:
+        """There will be none."""
 
 
 class ClientCall(Stream):
@@ -308,13 +323,13 @@ class Channel:
         self._keepalive_s = keepalive_s
         self._rng = rng or random.Random()
         self._shell: _ClientShell | None = None
-        self._waiting: dict[ClientCall | _Probe, None] = {}
+        self._waiting: dict[Waiter, None] = {}
         self._connecting: asyncio.Task[None] | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._closed = False
-        authority = "localhost" if self._address is None else target
+        self.authority = "localhost" if self._address is None else target
         self._constant = encode_block(
-            [(":method", "POST"), (":scheme", "https" if tls else "http"), (":authority", authority)]
+            [(":method", "POST"), (":scheme", "https" if tls else "http"), (":authority", self.authority)]
         )
         self._trailing = encode_block(
             [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", user_agent)]
@@ -327,6 +342,11 @@ class Channel:
         """Whether a connection stands that takes new calls."""
         shell = self._shell
         return shell is not None and not shell.connection.closing and not shell.connection.peer_going_away
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that stands, to tell it from the next; None without one."""
+        return self._shell.connection if self._shell is not None and self.connected else None
 
     async def unary(
         self,
@@ -342,7 +362,7 @@ class Channel:
         call = self._call(path, _UnarySink(future), metadata, timeout_s, wait_for_ready=wait_for_ready)
         call.send(request)
         call.half_close()
-        self._place(call)
+        self.place(call)
         try:
             return await future
         except asyncio.CancelledError:
@@ -360,7 +380,7 @@ class Channel:
     ) -> ClientCall:
         """A streaming call; whatever happens to it is told to the sink."""
         call = self._call(path, sink, metadata, timeout_s, wait_for_ready=wait_for_ready)
-        self._place(call)
+        self.place(call)
         return call
 
     def _call(
@@ -378,7 +398,8 @@ class Channel:
             call.start_timer(asyncio.get_running_loop(), timeout_s)
         return call
 
-    def _place(self, call: ClientCall) -> None:
+    def place(self, call: Waiter) -> None:
+        """Give a call to the connection, now or as soon as there is one."""
         shell = self._shell
         if shell is not None and self.connected and len(shell.connection.streams) < shell.connection.peer_streams_max:
             if shell.connection.stream_ids_left:
@@ -391,7 +412,7 @@ class Channel:
         self._waiting[call] = None
         self._connect()
 
-    def forget(self, call: ClientCall) -> None:
+    def forget(self, call: Waiter) -> None:
         """A call that waited for a connection has been given up."""
         self._waiting.pop(call, None)
 

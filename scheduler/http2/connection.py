@@ -368,7 +368,7 @@ class Connection:
             self._count_content(stream_id, stop - start, ended=bool(flags & frames.END_STREAM))
         partial = stream.partial
         if stream.deaf:
-            stream.partial = None
+            stream.raw_received(data[start:stop])
         elif partial is None:
             start = self._messages(stream, data, start, stop)
             if start < stop:

@@ -33,8 +33,10 @@ class Status(enum.IntEnum):
 
     @property
     def camel_name(self) -> str:
-        """The name as Go prints it, e.g. NotFound; OK stays OK."""
-        return "OK" if self is Status.OK else "".join(word.capitalize() for word in self.name.split("_"))
+        """The name as Go prints it, e.g. NotFound; OK stays OK, and Canceled has one l."""
+        if self in {Status.OK, Status.CANCELLED}:
+            return "OK" if self is Status.OK else "Canceled"
+        return "".join(word.capitalize() for word in self.name.split("_"))
 
 
 class RpcError(Exception):

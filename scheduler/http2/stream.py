@@ -48,7 +48,7 @@ class Stream:
         self.local_done = False
         self.remote_done = False
         self.above_high = False
-        # The answer is decided: what else the peer sends is counted against its windows and dropped.
+        # What the peer sends is not read as gRPC messages: it is counted against its windows and goes to `raw_received`.
         self.deaf = False
         self.compressed = False
 
@@ -64,6 +64,9 @@ class Stream:
     def message_received(self, message: bytes) -> None:
         """One whole gRPC message."""
         raise NotImplementedError
+
+    def raw_received(self, chunk: bytes) -> None:
+        """Bytes for a deaf stream; dropped unless a subclass wants them."""
 
     def remote_ended(self) -> None:
         """The peer has ended its side."""

@@ -50,6 +50,15 @@ def spiffe_uri(leaf: x509.Certificate) -> str | None:
     return uris[0] if len(uris) == 1 else None
 
 
+def server_problem(certificate: bytes, wanted: str) -> str | None:
+    """What is wrong with a server's leaf (DER) that TLS has verified, where it must be exactly this SPIFFE identity; host names mean nothing there."""
+    try:
+        found = spiffe_uri(x509.load_der_x509_certificate(certificate))
+    except ValueError as error:
+        return f"the server's certificate does not parse: {error}"
+    return None if found == wanted else f"the server is {found}, not {wanted}"
+
+
 def identity_of(certificate: bytes, trust_domains: frozenset[str]) -> Identity | None:
     """The SPIFFE identity of a leaf (DER) that TLS has verified; None where it is not exactly one, of the right form, in one of these domains."""
     try:

@@ -15,7 +15,7 @@ from scheduler.aio.clock import Clock
 from scheduler.core.errors import SchedulerError
 from scheduler.http2.client import Channel
 from scheduler.http2.grpc import RpcError
-from scheduler.identity.certificates import Material, leads_to, parse_anchors, spiffe_uri
+from scheduler.identity.certificates import Material, leads_to, parse_anchors, server_problem, spiffe_uri
 from scheduler.identity.contexts import ClientTls
 from scheduler.logs import get_logger
 from scheduler.metrics import IdentityStatistics
@@ -48,8 +48,13 @@ class SentrySource:
         clock: Clock,
         rng: random.Random,
         statistics: IdentityStatistics,
+        sentry: str = "",
+        anchors: bytes = b"",
     ) -> None:
-        """`trust_domain` and `namespace` are the control plane's, ours and Sentry's alike. `token_file` need not exist."""
+        """`trust_domain` and `namespace` are ours; `sentry` is Sentry's SPIFFE identity, in the same ones unless it is given.
+
+        `anchors` (PEM) stand for the file where they are given; `token_file` need not exist.
+        """
         self._address = address
         self._trust_domain = trust_domain
         self._namespace = namespace
@@ -60,6 +65,8 @@ class SentrySource:
         self._clock = clock
         self._rng = rng
         self._statistics = statistics
+        self._sentry = sentry or f"spiffe://{trust_domain}/ns/{namespace}/dapr-sentry"
+        self._given_anchors = anchors
 
     async def fetch(self) -> Material:
         """A certificate, within a few attempts. Raises SentryError, or OSError for anchors that cannot be read."""
@@ -106,7 +113,7 @@ class SentrySource:
     async def _ask(self) -> Material:
         key = Ed25519PrivateKey.generate()
         signing_request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, None)
-        anchors = self._anchors_file.read_bytes()
+        anchors = self._given_anchors or self._anchors_file.read_bytes()
         token = self._token_file.read_text().strip() if self._token_file.is_file() else ""
         validator = SignCertificateRequest.KUBERNETES if self._kubernetes else SignCertificateRequest.JWKS
         request = SignCertificateRequest(
@@ -133,9 +140,7 @@ class SentrySource:
 
     def _check_sentry(self, certificate: bytes) -> str | None:
         """Only the control plane's own Sentry may sign for us; host names mean nothing here."""
-        wanted = f"spiffe://{self._trust_domain}/ns/{self._namespace}/dapr-sentry"
-        found = spiffe_uri(x509.load_der_x509_certificate(certificate))
-        return None if found == wanted else f"the server is {found}, not {wanted}"
+        return server_problem(certificate, self._sentry)
 
     def _check(self, chain: list[x509.Certificate], key: Ed25519PrivateKey, anchors: bytes) -> None:
         """What came back must be ours, and lead to the trust anchors. Raises SentryError."""

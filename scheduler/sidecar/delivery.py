@@ -1,169 +1,35 @@
-"""Delivery of triggers to the app (sidecar-and-jobs-api.md 3): over HTTP or gRPC, with the verdict that goes back."""
+"""Takes triggers off the streams, has the app told, and answers each when the app has (sidecar-and-jobs-api.md 3.1, 3.4)."""
 
 import asyncio
-import json
-from typing import Any, Protocol
-from urllib.parse import quote
 
-import aiohttp
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Value
-from yarl import URL
 
-from scheduler._pb.dapr.proto.common.v1.common_pb2 import HTTPExtension
-from scheduler._pb.dapr.proto.runtime.v1.appcallback_pb2 import JobEventRequest
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.core.timestamps import format_rfc3339
-from scheduler.http2.client import Channel
-from scheduler.http2.grpc import Metadata, RpcError, Status
 from scheduler.logs import get_logger
-from scheduler.sidecar.schedulers import JobStream
-
-_VALUE_URL = "type.googleapis.com/google.protobuf.Value"
-# What the HTTP client need not encode in a path; a valid escape that is there already stays.
-_PATH_SAFE = "/%!$&'()*+,;=:@~"
-_NS = 1_000_000_000
+from scheduler.sidecar.channels import AppChannel, Verdict
+from scheduler.sidecar.metrics import SidecarStatistics
+from scheduler.upstream.stream import Session
 
 _log = get_logger("sidecar.delivery")
 
 
-def body_of(trigger: pb.WatchJobsResponse) -> bytes:
-    """The request body for an HTTP app. Raises ValueError for a Value that JSON cannot tell."""
-    if not trigger.HasField("data"):
-        return b""
-    if trigger.data.type_url == _VALUE_URL:
-        value = Value.FromString(trigger.data.value)
-        if value.WhichOneof("kind") is None:
-            return b""
-        return json.dumps(_plain(json_format.MessageToDict(value)), ensure_ascii=False, allow_nan=False).encode()
-    return trigger.data.value.strip()
-
-
-def _plain(value: Any) -> Any:
-    """Whole numbers without a decimal point, as Go writes them."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return value
-
-
-def identity_of(trigger: pb.WatchJobsResponse) -> dict[str, str]:
-    """The occurrence's identity as headers; empty from a scheduler that does not send it."""
-    if not trigger.HasField("occurrence"):
-        return {}
-    occurrence = trigger.occurrence
-    scheduled_ns = occurrence.scheduled_seconds * _NS + occurrence.scheduled_nanos
-    return {
-        "scheduler-replica": occurrence.replica,
-        "scheduler-scheduled-time": format_rfc3339(scheduled_ns),
-        "scheduler-attempt": str(occurrence.attempt),
-        "scheduler-generation": f"{occurrence.generation:016x}",
-        "scheduler-epoch": str(occurrence.epoch),
-        "scheduler-index": str(occurrence.index),
-    }
-
-
-class AppChannel(Protocol):
-    """A way to the app."""
-
-    async def deliver(self, trigger: pb.WatchJobsResponse) -> bool:
-        """Whether the app took it. Never raises but for cancellation."""
-
-    async def close(self) -> None:
-        """Drop connections."""
-
-
-class HttpApp:
-    """An app that is told by POST /job/<name>. 2xx and 404 count as taken."""
-
-    def __init__(self, *, host: str, port: int, token: str) -> None:
-        """No time limit of our own: an app may take as long as it likes."""
-        self._base = f"http://{host}:{port}/job/"
-        self._token = token
-        self._session: aiohttp.ClientSession | None = None
-
-    async def deliver(self, trigger: pb.WatchJobsResponse) -> bool:
-        """See AppChannel."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-                auto_decompress=False,
-            )
-        headers = {"content-type": "application/json", **identity_of(trigger)}
-        if self._token:
-            headers["dapr-api-token"] = self._token
-        name = trigger.name.removeprefix("/")
-        try:
-            url = URL(self._base + quote(name, safe=_PATH_SAFE), encoded=True)
-            async with self._session.post(
-                url, data=body_of(trigger), headers=headers, allow_redirects=False, skip_auto_headers=["User-Agent"]
-            ) as answer:
-                await answer.read()
-                return 200 <= answer.status < 300 or answer.status == 404
-        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
-            _log.debug("app_unreachable", error=repr(error))
-            return False
-
-    async def close(self) -> None:
-        """See AppChannel."""
-        if self._session is not None:
-            await self._session.close()
-
-
-class GrpcApp:
-    """An app that is told by OnJobEvent, or by OnJobEventAlpha1 where it does not know that. OK and NOT_FOUND count as taken."""
-
-    def __init__(self, *, host: str, port: int, token: str) -> None:
-        """Connects with the first trigger."""
-        self._channel = Channel(f"{host}:{port}")
-        self._token = token
-
-    async def deliver(self, trigger: pb.WatchJobsResponse) -> bool:
-        """See AppChannel."""
-        request = JobEventRequest(
-            name=trigger.name,
-            method=f"job/{trigger.name}",
-            content_type=trigger.data.type_url,
-            http_extension=HTTPExtension(verb=HTTPExtension.POST),
-        )
-        if trigger.HasField("data"):
-            request.data.CopyFrom(trigger.data)
-        metadata: Metadata = tuple(identity_of(trigger).items())
-        if self._token:
-            metadata = (*metadata, ("dapr-api-token", self._token))
-        data = request.SerializeToString()
-        service = "/dapr.proto.runtime.v1.AppCallback"
-        for path in (f"{service}/OnJobEvent", f"{service}Alpha/OnJobEventAlpha1"):
-            try:
-                await self._channel.unary(path, data, timeout_s=None, metadata=metadata)
-            except RpcError as error:
-                if error.status is Status.UNIMPLEMENTED:
-                    continue
-                _log.debug("app_failed", error=str(error))
-                return error.status is Status.NOT_FOUND
-            return True
-        return False
-
-    async def close(self) -> None:
-        """See AppChannel."""
-        await self._channel.close()
-
-
 class Delivery:
-    """Takes triggers off the streams and answers each when the app has. Every trigger runs by itself, in a task of `run`'s group."""
+    """Every trigger runs by itself, in a task of `run`'s group, and without a time limit; its session's end ends it."""
 
-    def __init__(self, app: AppChannel | None, *, concurrency_max: int) -> None:
-        """`app` None: there is no app, and every trigger fails. `concurrency_max` -1: no limit."""
+    def __init__(self, app: AppChannel | None, *, concurrency_max: int, statistics: SidecarStatistics) -> None:
+        """`app` None: there is no app, and every trigger fails. `concurrency_max` below 1: no limit."""
         self._app = app
         self._slots = asyncio.Semaphore(concurrency_max) if concurrency_max > 0 else None
+        self._statistics = statistics
         self._tasks: asyncio.TaskGroup | None = None
-        self.succeeded = 0
-        self.failed = 0
+        self._in_flight: dict[Session, dict[int, asyncio.Task[None]]] = {}
+        self._draining = False
+        self._idle = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """Triggers that the app has and has not answered, or that wait for a slot."""
+        return sum(map(len, self._in_flight.values()))
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -176,26 +42,65 @@ class Delivery:
             if self._app is not None:
                 await self._app.close()
 
-    def take(self, stream: JobStream, message: bytes) -> None:
-        """A trigger has come."""
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more triggers, and wait for the answers to those that the app has; what is late goes back with its stream."""
+        self._draining = True
+        if not self._in_flight:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("triggers_cut_short", count=self.in_flight)
+
+    def take(self, session: Session, message: bytes) -> None:
+        """A trigger has come. While draining it is left alone: the scheduler gets it back when the stream ends."""
         try:
             trigger = pb.WatchJobsResponse.FromString(message)
         except DecodeError as error:
-            _log.error("trigger_corrupt", error=str(error))
+            _log.error("trigger_corrupt", host=session.host, error=str(error))
             return
-        if self._tasks is not None:
-            self._tasks.create_task(self._deliver(stream, stream.call, trigger), name=f"trigger {trigger.id}")
+        if self._draining or self._tasks is None:
+            return
+        # Apps' jobs only: there are no actors here, and no other targets.
+        if self._app is None or trigger.metadata.target.WhichOneof("type") != "job":
+            session.acknowledge(trigger.id, succeeded=False)
+            return
+        task = self._tasks.create_task(self._deliver(self._app, session, trigger), name="trigger")
+        self._in_flight.setdefault(session, {})[trigger.id] = task
 
-    async def _deliver(self, stream: JobStream, call: Any, trigger: pb.WatchJobsResponse) -> None:
-        succeeded = False
-        if self._app is not None and trigger.metadata.target.WhichOneof("type") == "job":
-            if self._slots is None:
-                succeeded = await self._app.deliver(trigger)
-            else:
-                async with self._slots:
-                    succeeded = await self._app.deliver(trigger)
-        if succeeded:
-            self.succeeded += 1
+    def lost(self, session: Session) -> None:
+        """The stream has ended and the scheduler takes back what it had in flight: calls to the app that run for it are cut."""
+        for task in self._in_flight.pop(session, {}).values():
+            task.cancel()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self._draining and not self._in_flight:
+            self._idle.set()
+
+    async def _deliver(self, app: AppChannel, session: Session, trigger: pb.WatchJobsResponse) -> None:
+        if self._slots is None:
+            verdict = await self._tell(app, trigger)
         else:
-            self.failed += 1
-        stream.acknowledge(call, trigger.id, succeeded=succeeded)
+            async with self._slots:
+                verdict = await self._tell(app, trigger)
+        session.acknowledge(trigger.id, succeeded=verdict.acknowledged)
+        running = self._in_flight.get(session)
+        if running is not None:
+            running.pop(trigger.id, None)
+            if not running:
+                del self._in_flight[session]
+                self._note_idle()
+
+    async def _tell(self, app: AppChannel, trigger: pb.WatchJobsResponse) -> Verdict:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            verdict = await app.deliver(trigger)
+        except Exception as error:
+            _log.exception("trigger_failed", job=trigger.name, error=repr(error))
+            verdict = Verdict.FAILED
+        if verdict is not Verdict.UNREACHED:
+            self._statistics.answered(loop.time() - began_s, succeeded=verdict is Verdict.TAKEN)
+        return verdict

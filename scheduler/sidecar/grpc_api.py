@@ -8,12 +8,15 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 
 from scheduler._pb.dapr.proto.runtime.v1 import dapr_pb2, jobs_pb2
-from scheduler.grpc_services import reflection_methods
+from scheduler.grpc_services import health_methods, reflection_methods
 from scheduler.http2.call import Call, Method, coroutine
 from scheduler.http2.grpc import RpcError, Status
+from scheduler.logs import get_logger
 from scheduler.sidecar.jobs_api import ApiError, JobsApi
 
 _SERVICE = "dapr.proto.runtime.v1.Dapr"
+
+_log = get_logger("sidecar.grpc")
 
 
 class GrpcApi:
@@ -26,14 +29,16 @@ class GrpcApi:
         token: str,
         metadata: Callable[[], dapr_pb2.GetMetadataResponse],
         set_metadata: Callable[[str, str], None],
-        shutdown: Callable[[], None],
+        shutdown: Callable[[bool], None],
+        log_calls: bool = False,
     ) -> None:
-        """`token` empty: nobody is asked for one."""
+        """`shutdown(force)` begins a stop. `token` empty: nobody is asked for one."""
         self._jobs = jobs
-        self._token = token
+        self._token = token.encode()
         self._metadata = metadata
         self._set_metadata = set_metadata
         self._shutdown = shutdown
+        self._log_calls = log_calls
 
     def methods(self) -> dict[str, Method]:
         """By full path."""
@@ -48,6 +53,8 @@ class GrpcApi:
             f"/{_SERVICE}/ListJobs": self._method(jobs_pb2.ListJobsRequest, self._list),
             f"/{_SERVICE}/ListJobsAlpha1": self._method(jobs_pb2.ListJobsRequestAlpha1, self._list),
             **reflection_methods([dapr_pb2.DESCRIPTOR], [_SERVICE]),
+            # Beside the reference, for probes that speak gRPC: serving means that the API answers.
+            **health_methods(lambda service: True if service in {"", _SERVICE} else None),
         }
         for suffix in ("", "Alpha1"):
             methods[f"/{_SERVICE}/ScheduleJob{suffix}"] = self._method(jobs_pb2.ScheduleJobRequest, self._schedule)
@@ -58,9 +65,11 @@ class GrpcApi:
     def _method(self, kind: type[Message], function: Callable[[Any], Awaitable[Message]]) -> Method:
         async def handler(request: bytes, call: Call) -> bytes:
             if self._token:
-                shown = dict(call.metadata).get("dapr-api-token", "")
+                shown = dict(call.metadata).get("dapr-api-token", "").encode("utf-8", "surrogateescape")
                 if not hmac.compare_digest(shown, self._token):
                     raise RpcError(Status.UNAUTHENTICATED, "Unauthorized")
+            if self._log_calls:
+                _log.info("api_called", method=call.path)
             try:
                 message = kind.FromString(request)
             except DecodeError as error:
@@ -100,5 +109,5 @@ class GrpcApi:
         return Empty()
 
     async def _stop(self, _request: Message) -> Message:
-        self._shutdown()
+        self._shutdown(False)  # noqa: FBT003 - a callback's only argument
         return Empty()

@@ -1,17 +1,17 @@
-"""The HTTP Jobs API and its neighbours (sidecar-and-jobs-api.md 1): routes, proto3-JSON bodies, error bodies."""
+"""The HTTP Jobs API and its neighbours (sidecar-and-jobs-api.md 1): routes, bodies and errors. What carries the requests is `http_server`'s business."""
 
+import hmac
 import json
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any
-from urllib.parse import unquote_plus
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote_plus
 
-from aiohttp import web
 from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Value
 
-from scheduler._pb.dapr.proto.runtime.v1 import jobs_pb2
 from scheduler.http2.grpc import Status
+from scheduler.logs import get_logger
+from scheduler.sidecar.job_json import Malformed, parse_job
 from scheduler.sidecar.jobs_api import ApiError, JobsApi
 
 _HTTP_STATUS = {
@@ -29,74 +29,46 @@ _HTTP_STATUS = {
     Status.UNAVAILABLE: 503,
     Status.DEADLINE_EXCEEDED: 504,
 }
-_FIELDS = {
-    "schedule": "schedule",
-    "dueTime": "dueTime",
-    "due_time": "dueTime",
-    "repeats": "repeats",
-    "ttl": "ttl",
-    "failurePolicy": "failurePolicy",
-    "failure_policy": "failurePolicy",
-    "name": "name",
-}
+_TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _TOKEN_EXEMPT = frozenset({"/v1.0/healthz", "/v1.0/healthz/outbound"})
-
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_JOB = re.compile(r"/v1\.0(?:-alpha1)?/jobs/([^/]+)/?")
+_SET_METADATA = re.compile(r"/v1\.0/metadata/([^/]+)/?")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class _Malformed(Exception):
-    """A body that is no job."""
+_log = get_logger("sidecar.http")
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(names) != len(set(names)):
-        raise _Malformed("a field is given twice")
-    return dict(pairs)
+class Request(NamedTuple):
+    """One request; header names are in lower case, `body` is None where it was larger than allowed."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    public: bool = False
 
 
-def parse_job(body: bytes) -> tuple[jobs_pb2.Job, bool]:
-    """A POST body and its overwrite flag. Raises _Malformed."""
-    if not body:
-        return jobs_pb2.Job(), False
-    try:
-        fields = json.loads(body, object_pairs_hook=_pairs)
-    except (ValueError, RecursionError) as error:
-        raise _Malformed(str(error)) from error
-    if not isinstance(fields, dict):
-        raise _Malformed(f"a job is a JSON object, found {type(fields).__name__}")
-    overwrite = fields.get("overwrite")
-    if overwrite is not None and not isinstance(overwrite, bool):
-        raise _Malformed(f"overwrite is {overwrite!r}, allowed are true and false")
-    known: dict[str, Any] = {}
-    for name, value in fields.items():
-        field = _FIELDS.get(name)
-        if field is not None:
-            if field in known:
-                raise _Malformed(f"{field} is given twice")
-            known[field] = value
-    _check_policy(known.get("failurePolicy"))
-    job = jobs_pb2.Job()
-    try:
-        json_format.ParseDict(known, job, ignore_unknown_fields=True)
-        if "data" in fields:
-            job.data.Pack(json_format.ParseDict(fields["data"], Value()))
-    except (json_format.ParseError, RecursionError) as error:
-        raise _Malformed(str(error)) from error
-    return job, bool(overwrite)
+class Answer(NamedTuple):
+    """One answer."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = ""
 
 
-def _json(status: int, body: Any) -> web.Response:
-    return web.Response(status=status, text=json.dumps(body), content_type="application/json")
+def _json(status: int, body: Any) -> Answer:
+    return Answer(status, json.dumps(body).encode(), "application/json")
 
 
-def _generic(status: int, code: str, message: str) -> web.Response:
+def _text(status: int, text: str) -> Answer:
+    return Answer(status, text.encode(), "text/plain; charset=utf-8")
+
+
+def _error(status: int, code: str, message: str) -> Answer:
     return _json(status, {"errorCode": code, "message": message})
 
 
-def _api_error(error: ApiError) -> web.Response:
+def _api_error(error: ApiError) -> Answer:
     detail = {
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
         "domain": "dapr.io",
@@ -107,126 +79,136 @@ def _api_error(error: ApiError) -> web.Response:
     return _json(_HTTP_STATUS.get(error.status, 500), body)
 
 
-def _check_policy(policy: Any) -> None:
-    """A failure policy is an object, and so are its members; the JSON parser would let a text pass."""
-    if policy is None:
-        return
-    if not isinstance(policy, dict):
-        raise _Malformed(f"failurePolicy is an object, found {policy!r}")
-    for name in ("drop", "constant"):
-        if not isinstance(policy.get(name, {}), dict | None):
-            raise _Malformed(f"failurePolicy.{name} is an object, found {policy[name]!r}")
+_NO_ROUTE = _error(404, "ERR_DIRECT_INVOKE", "failed getting app id either from the URL path or the header dapr-app-id")
+
+
+def clean_path(path: str) -> str:
+    """Without empty, `.` and `..` segments; a slash at the end stays."""
+    if "//" not in path and "/." not in path:
+        return path
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in {"", "."}:
+            kept.append(segment)
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
 
 
 class HttpApi:
-    """Builds the aiohttp application."""
+    """Answers requests."""
 
     def __init__(
         self,
         *,
         jobs: JobsApi,
         app_id: str,
-        max_body_bytes: int,
         token: str,
         not_ready: Callable[[], list[str]],
         metadata: Callable[[], dict[str, Any]],
         set_metadata: Callable[[str, str], None],
-        shutdown: Callable[[], None],
+        shutdown: Callable[[bool], None],
+        log_calls: bool = False,
     ) -> None:
-        """`not_ready()` names what a health check waits for; `shutdown()` begins a graceful stop."""
+        """`not_ready()` names what a health check waits for; `shutdown(force)` begins a stop. `token` empty: nobody is asked for one."""
         self._jobs = jobs
         self._app_id = app_id
-        self._max_body_bytes = max_body_bytes
-        self._token = token
+        self._token = token.encode()
         self._not_ready = not_ready
         self._metadata = metadata
         self._set_metadata = set_metadata
         self._shutdown = shutdown
+        self._log_calls = log_calls
 
-    def application(self) -> web.Application:
-        """All routes."""
-        application = web.Application(client_max_size=self._max_body_bytes, middlewares=[self._guard])
-        routes = application.router
-        for version in ("v1.0", "v1.0-alpha1"):
-            for slash in ("", "/"):
-                path = f"/{version}/jobs/{{name:[^/]+}}{slash}"
-                routes.add_post(path, self._schedule)
-                routes.add_get(path, self._get, allow_head=False)
-                routes.add_delete(path, self._delete)
-        routes.add_get("/v1.0/healthz", self._healthz)
-        routes.add_get("/v1.0/healthz/outbound", self._outbound)
-        routes.add_get("/v1.0/metadata", self._get_metadata)
-        routes.add_put("/v1.0/metadata/{key}", self._put_metadata)
-        routes.add_post("/v1.0/shutdown", self._stop)
-        return application
-
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._token and request.path not in _TOKEN_EXEMPT and request.headers.get("dapr-api-token") != self._token:
-            return web.Response(status=401, text="invalid api token")
-        raw = request.raw_path.partition("?")[0]
+    async def answer(self, request: Request) -> Answer:
+        """Never raises but for cancellation and our own faults."""
+        raw, _, query = request.target.partition("?")
         if _BAD_ESCAPE.search(raw):
-            return web.Response(status=400, text="400 Bad Request")
+            return _text(400, "400 Bad Request")
+        path = clean_path(raw)
+        if self._token and path not in _TOKEN_EXEMPT:
+            shown = request.headers.get("dapr-api-token", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(shown, self._token):
+                return _text(401, "invalid api token")
         try:
-            if any(segment in {".", ".."} for segment in raw.split("/")):
-                raise web.HTTPNotFound  # noqa: TRY301 - answered like every unknown path
-            return await handler(request)
+            answer = await self._route(request, path, query)
         except ApiError as error:
-            return _api_error(error)
-        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-            text = "failed getting app id either from the URL path or the header dapr-app-id"
-            return _generic(404, "ERR_DIRECT_INVOKE", text)
+            answer = _api_error(error)
+        if self._log_calls:
+            _log.info("api_called", method=request.method, path=path, status=answer.status)
+        return answer
 
-    def _name(self, request: web.Request) -> str:
-        # The segment is matched in its escaped form and decoded like a query: + is a space.
-        return unquote_plus(request.raw_path.partition("?")[0].rstrip("/").rpartition("/")[2])
+    async def _route(self, request: Request, path: str, query: str) -> Answer:
+        if not request.public and (found := _JOB.fullmatch(path)):
+            # The segment is matched in its escaped form and decoded like a query: + is a space.
+            return await self._job(request, unquote_plus(found[1]))
+        answer = self._look(request.method, path.removesuffix("/"), query)
+        if answer is None and not request.public:
+            answer = self._change(request, path.removesuffix("/"))
+        return answer or _NO_ROUTE
 
-    async def _schedule(self, request: web.Request) -> web.Response:
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            return _generic(400, "ERR_BODY_READ", "failed to read request body: stream too large")
+    async def _job(self, request: Request, name: str) -> Answer:
+        if request.method == "POST":
+            return await self._schedule(name, request.body)
+        if request.method == "GET":
+            return await self._get(name)
+        if request.method == "DELETE":
+            await self._jobs.delete(name)
+            return Answer(204)
+        return _NO_ROUTE
+
+    def _look(self, method: str, path: str, query: str) -> Answer | None:
+        if method != "GET":
+            return None
+        if path == "/v1.0/healthz":
+            return self._healthz(parse_qs(query).get("appid", [self._app_id])[0])
+        if path == "/v1.0/healthz/outbound":
+            return Answer(204)
+        return _json(200, self._metadata()) if path == "/v1.0/metadata" else None
+
+    def _change(self, request: Request, path: str) -> Answer | None:
+        if request.method == "PUT" and (found := _SET_METADATA.fullmatch(path)):
+            if request.body is None:
+                return self._too_large()
+            self._set_metadata(unquote_plus(found[1]), request.body.decode("utf-8", "replace"))
+            return Answer(204)
+        if request.method == "POST" and path == "/v1.0/shutdown":
+            self._shutdown(request.headers.get("dapr-force-shutdown", "").lower() in _TRUE)
+            return Answer(204)
+        return None
+
+    @staticmethod
+    def _too_large() -> Answer:
+        return _error(400, "ERR_BODY_READ", "failed to read request body: stream too large")
+
+    async def _schedule(self, name: str, body: bytes | None) -> Answer:
+        if body is None:
+            return self._too_large()
         try:
             job, overwrite = parse_job(body)
-        except _Malformed as error:
-            return _generic(400, "ERR_MALFORMED_REQUEST", f"failed deserializing HTTP body: {error}")
+        except Malformed as error:
+            return _error(400, "ERR_MALFORMED_REQUEST", f"failed deserializing HTTP body: {error}")
         if job.name:
-            error_text = "Set the job name in the url only"
-            raise self._jobs.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_JOB_NAME", error_text)
-        job.name = self._name(request).strip()
+            text = "Set the job name in the url only"
+            raise self._jobs.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_JOB_NAME", text)
+        try:
+            job.name = name.strip()
+        except ValueError as error:
+            return _error(400, "ERR_MALFORMED_REQUEST", f"the job's name is no text: {error}")
         await self._jobs.schedule(job, overwrite=overwrite)
-        return web.Response(status=204)
+        return Answer(204)
 
-    async def _get(self, request: web.Request) -> web.Response:
-        job = await self._jobs.get(self._name(request))
+    async def _get(self, name: str) -> Answer:
+        job = await self._jobs.get(name)
         try:
             body = json_format.MessageToDict(job)
         except (TypeError, ValueError) as error:
-            return _generic(500, "ERR_INTERNAL", f"failed to encode response as JSON: {error}")
+            return _error(500, "ERR_INTERNAL", f"failed to encode response as JSON: {error}")
         return _json(200, body)
 
-    async def _delete(self, request: web.Request) -> web.Response:
-        await self._jobs.delete(self._name(request))
-        return web.Response(status=204)
-
-    async def _healthz(self, request: web.Request) -> web.Response:
-        if request.query.get("appid", self._app_id) != self._app_id:
-            return _generic(500, "ERR_HEALTH_APPID_NOT_MATCH", "dapr app-id does not match")
-        missing = self._not_ready()
-        if missing:
-            return _generic(500, "ERR_HEALTH_NOT_READY", f"dapr is not ready: [{' '.join(missing)}]")
-        return web.Response(status=204)
-
-    async def _outbound(self, _request: web.Request) -> web.Response:
-        return web.Response(status=204)
-
-    async def _get_metadata(self, _request: web.Request) -> web.Response:
-        return _json(200, self._metadata())
-
-    async def _put_metadata(self, request: web.Request) -> web.Response:
-        self._set_metadata(request.match_info["key"], (await request.read()).decode("utf-8", "replace"))
-        return web.Response(status=204)
-
-    async def _stop(self, _request: web.Request) -> web.Response:
-        self._shutdown()
-        return web.Response(status=204)
+    def _healthz(self, app_id: str) -> Answer:
+        if app_id != self._app_id:
+            return _error(500, "ERR_HEALTH_APPID_NOT_MATCH", "dapr app-id does not match")
+        if missing := self._not_ready():
+            return _error(500, "ERR_HEALTH_NOT_READY", f"dapr is not ready: [{' '.join(missing)}]")
+        return Answer(204)

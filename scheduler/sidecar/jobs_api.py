@@ -6,7 +6,7 @@ from google.rpc.status_pb2 import Status as RpcStatus
 from scheduler._pb.dapr.proto.runtime.v1 import jobs_pb2
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.sidecar.schedulers import Schedulers
+from scheduler.upstream.schedulers import NoScheduler, Schedulers
 
 _FIELDS = ("schedule", "repeats", "due_time", "ttl")
 
@@ -31,12 +31,8 @@ class ApiError(Exception):
 
 
 def go_text(error: RpcError) -> str:
-    """An error as Go prints it; ours without a call behind them carry no code."""
-    if error.message in {
-        "scheduler clients are disabled",
-        "no scheduler client initialized",
-        "context deadline exceeded",
-    }:
+    """An error as Go prints it; one without a scheduler's answer behind it carries no code."""
+    if isinstance(error, NoScheduler):
         return error.message
     return f"rpc error: code = {error.status.camel_name} desc = {error.message}"
 
