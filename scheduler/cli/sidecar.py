@@ -234,8 +234,9 @@ def _serve(command: tuple[str, ...], *, log_level: str, log_as_json: bool, wait:
 
 
 def addresses(values: tuple[str, ...]) -> tuple[str, ...]:
-    """The schedulers' addresses; one that is empty but for quotes and blanks says that there are none."""
-    return tuple(bare for value in values for part in value.split(",") if (bare := part.strip("\"' \t")))
+    """The schedulers' addresses, with the usual port where there is none; one that is empty but for quotes and blanks says that there are none."""
+    bare = (part.strip("\"' \t") for value in values for part in value.split(","))
+    return tuple(one if ":" in one else f"{one}:50006" for one in bare if one)
 
 
 def _wait(port: int) -> int:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.aio.endpoint import Endpoints
-from scheduler.config import SidecarSettings
+from scheduler.config import ConfigError, SidecarSettings
 from scheduler.http2.limits import Limits
 from scheduler.http2.server import Server
 from scheduler.logs import get_logger
@@ -27,8 +27,9 @@ from scheduler.sidecar.http_server import HttpServer
 from scheduler.sidecar.jobs_api import JobsApi
 from scheduler.sidecar.metadata import Metadata
 from scheduler.sidecar.metrics import SidecarCollector, SidecarStatistics
-from scheduler.sidecar.security import ClientIdentity, source_of
-from scheduler.upstream.schedulers import Schedulers, Security
+from scheduler.sidecar.security import source_of
+from scheduler.upstream.schedulers import Schedulers
+from scheduler.upstream.security import ClientIdentity, Security
 
 _METRICS_PORT = 9090
 _FORCED_EXIT_S = 0.1
@@ -198,7 +199,10 @@ async def run(settings: SidecarSettings, command: Sequence[str] = ()) -> int:
     identity = None
     if source is not None:
         identity = ClientIdentity(source, await source.fetch(), server=settings.scheduler_identity)
-    sidecar = Sidecar(settings, rng, identity.security if identity else None)
+    try:
+        sidecar = Sidecar(settings, rng, identity.security if identity else None)
+    except ValueError as error:
+        raise ConfigError(f"--scheduler-host-address: {error}") from error
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, sidecar.stop.set)

@@ -2,17 +2,15 @@
 
 import asyncio
 import random
-import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError, Message
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.http2.client import Channel
+from scheduler.http2.client import Channel, parse_target
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.http2.limits import Limits
 from scheduler.logs import get_logger
+from scheduler.upstream.security import Security
 from scheduler.upstream.stream import JobStream, Receiver
 
 SERVICE = "/dapr.proto.scheduler.v1.Scheduler"
@@ -35,14 +33,6 @@ class NoScheduler(RpcError):
         super().__init__(Status.INTERNAL, message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Security:
-    """TLS towards the schedulers: the context of the next connection, and what is wrong with a server's certificate (DER)."""
-
-    tls: Callable[[], ssl.SSLContext]
-    check_server: Callable[[bytes], str | None] | None = None
-
-
 class Schedulers:
     """Follows WatchHosts, makes unary calls, keeps streams open while `watch` says so."""
 
@@ -55,7 +45,9 @@ class Schedulers:
         rng: random.Random,
         security: Security | None = None,
     ) -> None:
-        """`receiver` gets the triggers as they come from the wire. `security` None: plaintext."""
+        """`receiver` gets the triggers as they come from the wire. `security` None: plaintext. Raises ValueError for an address that is none."""
+        for address in addresses:
+            parse_target(address)
         self._addresses = addresses
         self._streams_per_host = streams_per_host
         self._receiver = receiver
