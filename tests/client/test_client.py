@@ -128,13 +128,17 @@ async def test_a_loop_acknowledges_what_it_has_done_and_retries_what_it_fails(sh
 
 async def test_an_exception_fails_the_trigger_and_stays_itself(shared, app_id) -> None:
     seen: list[Trigger] = []
-    with pytest.raises(ZeroDivisionError):
+
+    async def fall() -> None:
         async with Client(shared.addresses[0], app_id=app_id) as client:
             policy = Retry(interval=timedelta(milliseconds=50), max_retries=3)
             await client.schedule("work", due_time="0s", failure_policy=policy)
             async for trigger in client.triggers():
                 seen.append(trigger)
-                1 / 0  # noqa: B018 - the handler's fault
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fall()
     async with Client(shared.addresses[0], app_id=app_id) as client, asyncio.timeout(10):
         async for trigger in client.triggers():
             seen.append(trigger)
