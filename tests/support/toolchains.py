@@ -89,3 +89,18 @@ def go_build(module: Path, name: str) -> Path:
     sources = [path for path in module.rglob("*") if path.suffix == ".go" or path.name in {"go.mod", "go.sum"}]
     _built(target, sources, lambda: _run(["go", "build", "-mod=readonly", "-o", str(target), "."], cwd=module))
     return target
+
+
+def npm_install(package: Path, name: str) -> Path:
+    """A copy of a Node package of this repository with its node_modules."""
+    need("npm")
+    target = CACHE / "node" / name
+    sources = [path for path in package.rglob("*") if path.is_file()]
+
+    def build() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(package, target)
+        _run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=target)
+
+    _built(target, sources, build)
+    return target
