@@ -53,12 +53,16 @@ class Zone:
         offset = at.astimezone(self._tz).utcoffset()
         return int(offset.total_seconds()) if offset is not None else 0
 
-    def to_utc(self, local_s: int) -> int:
-        """The instant of a wall-clock reading, by Go's rule: in a gap, the offset before the transition."""
-        offset = self.offset_s(local_s)
-        if offset == 0:
-            return local_s
-        return local_s - self.offset_s(local_s - offset)
+    def next_change(self, start_s: int, end_s: int) -> int:
+        """The first second of another offset, after an instant and up to one whose offset differs."""
+        offset = self.offset_s(start_s)
+        while end_s - start_s > 1:
+            middle = (start_s + end_s) // 2
+            if self.offset_s(middle) == offset:
+                start_s = middle
+            else:
+                end_s = middle
+        return end_s
 
 
 @lru_cache(maxsize=1_024)

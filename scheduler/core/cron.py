@@ -10,7 +10,8 @@ NS = 1_000_000_000
 # A field whose list has an item `*` or `?` carries this flag: it decides how the two day fields combine.
 _STAR = 1 << 63
 _YEARS_SEARCHED = 5
-_LONGEST_MONTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+# A leap over days that do not match ends this long before the one that does: no change of a zone's clock is larger.
+_LEAP_DAYS = 2
 _ATOI = re.compile(r"[+-]?[0-9]+")
 _MONTHS = {
     name: number
@@ -99,144 +100,104 @@ def _field(text: str, lowest: int, highest: int, names: dict[str, int]) -> int:
     return bits
 
 
-def _satisfiable(
-    seconds: int, minutes: int, hours: int, month_day: int, months: int, week_day: int, *, both: bool
-) -> bool:
-    """Whether there is any moment that the fields' values describe: none is empty, and some chosen month has a chosen day."""
-    in_month = any(
-        months >> month & 1 and month_day & ((2 << longest) - 1) for month, longest in enumerate(_LONGEST_MONTHS, 1)
-    )
-    in_week = bool(months and week_day)
-    return bool(seconds and minutes and hours) and (in_month and in_week if both else in_month or in_week)
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1
 
 
 class Cron:
     """A parsed cron schedule; equal texts give equal schedules."""
 
-    __slots__ = ("_bits", "_satisfiable", "_zone")
+    __slots__ = ("_both_days", "_sets", "_zone")
 
     def __init__(self, fields: list[str], zone: Zone | None) -> None:
         """`fields` are the six of them, `zone` None is UTC. Raises InvalidJob with the reference's text."""
-        self._bits = tuple(_field(text, *bounds) for text, bounds in zip(fields, _FIELDS, strict=True))
-        self._satisfiable = _satisfiable(*(bits & ~_STAR for bits in self._bits), both=self._both_days)
+        bits = [_field(text, *bounds) for text, bounds in zip(fields, _FIELDS, strict=True)]
+        # Whether both day fields must match, or either may.
+        self._both_days = bool((bits[3] | bits[5]) & _STAR)
+        self._sets = tuple(one & ~_STAR for one in bits)
         self._zone = zone
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Cron) and self._bits == other._bits and self._zone is other._zone
+        return (
+            isinstance(other, Cron)
+            and (self._sets, self._both_days) == (other._sets, other._both_days)
+            and self._zone is other._zone
+        )
 
     def __hash__(self) -> int:
-        return hash(self._bits)
+        return hash(self._sets)
 
     def next_after(self, after_ns: int) -> int | None:
         """The first match strictly after an instant; None: none within the years that are searched."""
-        # What can never match is known at once: the search would walk through years of minutes.
-        return _next_match(self, after_ns // NS + 1) if self._satisfiable else None
+        return _next_match(self, after_ns // NS + 1)
 
-    @property
-    def _both_days(self) -> bool:
-        """Whether both day fields must match, or either may."""
-        return bool((self._bits[3] | self._bits[5]) & _STAR)
+    def _date_matches(self, days: int) -> bool:
+        _, month, day = civil_from_days(days)
+        if not self._sets[4] >> month & 1:
+            return False
+        in_month = bool(self._sets[3] >> day & 1)
+        in_week = bool(self._sets[5] >> weekday(days) & 1)
+        return in_month and in_week if self._both_days else in_month or in_week
 
-    def _day_matches(self, days: int, day: int) -> bool:
-        month_day, week_day = self._bits[3], self._bits[5]
-        in_month = bool(month_day >> day & 1)
-        in_week = bool(week_day >> weekday(days) & 1)
-        if (month_day | week_day) & _STAR:
-            return in_month and in_week
-        return in_month or in_week
-
-    def search(self, start_s: int) -> int | None:  # noqa: C901, PLR0912, PLR0915 - one search with five nested units, as section 2.3 states it
-        """The first match at or after a second, in nanoseconds."""
-        seconds, minutes, hours, _, months, _ = self._bits
-        zone = self._zone
-        utc = start_s
-        local = utc + (zone.offset_s(utc) if zone else 0)
-        days, second_of_day = divmod(local, DAY_S)
-        year, month, day = civil_from_days(days)
-        last_year = year + _YEARS_SEARCHED
-        adjusted = False
+    def _next_date(self, days: int, last_year: int) -> int | None:
+        """The first matching date at or after one, by the calendar alone; None: none up to the end of a year."""
         while True:
+            year, month, _ = civil_from_days(days)
             if year > last_year:
                 return None
-            restart = False
-            while not months >> month & 1:
-                if adjusted:
-                    days = days_from_civil(year, month + 1, day)
-                    local = days * DAY_S + second_of_day
-                else:
-                    adjusted = True
-                    days = days_from_civil(year, month + 1, 1)
-                    local = days * DAY_S
-                utc = zone.to_utc(local) if zone else local
-                local = utc + (zone.offset_s(utc) if zone else 0)
-                days, second_of_day = divmod(local, DAY_S)
-                year, month, day = civil_from_days(days)
-                if month == 1:
-                    restart = True
-                    break
-            if restart:
+            if not self._sets[4] >> month & 1:
+                days = days_from_civil(year, month + 1, 1)
+            elif self._date_matches(days):
+                return days
+            else:
+                days += 1
+
+    def _next_time(self, second_of_day: int) -> int:
+        """The first matching time of day at or after one, in seconds; a whole day: none is left."""
+        seconds, minutes, hours, *_ = self._sets
+        hour, rest = divmod(second_of_day, 3_600)
+        minute, second = divmod(rest, 60)
+        if hours >> hour & 1:
+            if minutes >> minute & 1 and (later := seconds >> second):
+                return second_of_day + _lowest(later)
+            if later := minutes >> minute + 1:
+                return hour * 3_600 + (minute + 1 + _lowest(later)) * 60 + _lowest(seconds)
+        if later := hours >> hour + 1:
+            return (hour + 1 + _lowest(later)) * 3_600 + _lowest(minutes) * 60 + _lowest(seconds)
+        return DAY_S
+
+    def search(self, start_s: int) -> int | None:
+        """The first second, from one on, at which the zone's clock shows a match, in nanoseconds.
+
+        The search leaps along the wall's clock as long as the offset from UTC stays; where it changes on the way, it goes on from the change. So what a gap
+        leaves out does not happen, and what is shown twice happens twice.
+        """
+        if not all(self._sets[:3]) or (self._both_days and not all(self._sets[3:])):
+            return None
+        zone, utc = self._zone, start_s
+        last_year: int | None = None
+        while True:
+            offset = zone.offset_s(utc) if zone else 0
+            days, second_of_day = divmod(utc + offset, DAY_S)
+            last_year = civil_from_days(days)[0] + _YEARS_SEARCHED if last_year is None else last_year
+            date = self._next_date(days, last_year)
+            if date is None:
+                return None
+            if date == days:
+                ahead = self._next_time(second_of_day)
+            elif date - days > _LEAP_DAYS and not self._date_matches(days - 1):
+                # No change of the clock leads from here to a date that matches.
+                utc += (date - days - _LEAP_DAYS) * DAY_S
                 continue
-            while not self._day_matches(days, day):
-                if not adjusted:
-                    adjusted = True
-                    second_of_day = 0
-                    local = days * DAY_S
-                    if zone:
-                        utc = zone.to_utc(local)
-                        local = utc + zone.offset_s(utc)
-                        days, second_of_day = divmod(local, DAY_S)
-                local = (days + 1) * DAY_S + second_of_day
-                utc = zone.to_utc(local) if zone else local
-                if zone:
-                    local = utc + zone.offset_s(utc)
-                    hour = local % DAY_S // 3_600
-                    if hour:
-                        utc += (24 - hour) * 3_600 if hour > 12 else -hour * 3_600
-                        local = utc + zone.offset_s(utc)
-                days, second_of_day = divmod(local, DAY_S)
-                year, month, day = civil_from_days(days)
-                if day == 1:
-                    restart = True
-                    break
-            if restart:
-                continue
-            while not hours >> second_of_day // 3_600 & 1:
-                if not adjusted:
-                    adjusted = True
-                    local -= local % 3_600
-                    utc = zone.to_utc(local) if zone else local
-                utc += 3_600
-                local = utc + (zone.offset_s(utc) if zone else 0)
-                days, second_of_day = divmod(local, DAY_S)
-                if second_of_day // 3_600 == 0:
-                    year, month, day = civil_from_days(days)
-                    restart = True
-                    break
-            if restart:
-                continue
-            while not minutes >> second_of_day // 60 % 60 & 1:
-                if not adjusted:
-                    adjusted = True
-                    utc -= utc % 60
-                utc += 60
-                local = utc + (zone.offset_s(utc) if zone else 0)
-                days, second_of_day = divmod(local, DAY_S)
-                if second_of_day // 60 % 60 == 0:
-                    year, month, day = civil_from_days(days)
-                    restart = True
-                    break
-            if restart:
-                continue
-            second = second_of_day % 60
-            ahead = seconds >> second & ((1 << 60 - second) - 1)
-            if ahead:
-                return (utc + (ahead & -ahead).bit_length() - 1) * NS
-            # No second of this minute is left: on to the next minute, from the top.
-            adjusted = True
-            utc += 60 - second
-            local = utc + (zone.offset_s(utc) if zone else 0)
-            days, second_of_day = divmod(local, DAY_S)
-            year, month, day = civil_from_days(days)
+            else:
+                ahead = DAY_S
+            there = utc + ahead - second_of_day
+            if zone and zone.offset_s(there) != offset:
+                utc = zone.next_change(utc, there)
+            elif ahead < DAY_S:
+                return there * NS
+            else:
+                utc = there
 
 
 @lru_cache(maxsize=8_192)

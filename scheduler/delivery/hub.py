@@ -259,7 +259,8 @@ class Hub:
         gate = Gate(limit.target_key, limit.name)
         gate, target = self._gates.setdefault(gate.key, (gate, self.target(limit.target_key)))
         gate.declare(stream, limit.max_concurrent)
-        stream.gates.append(gate.key)
+        if gate.key not in stream.gates:
+            stream.gates.append(gate.key)
         if target.lanes is None or gate.name not in target.lanes.gates:
             self._requeue(target)
         gate.room = self._shares.allowed(gate.key, gate.limit)
