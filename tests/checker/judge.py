@@ -40,16 +40,31 @@ class Report:
     problems: list[tuple[str, str]] = field(default_factory=list)
     targets: int = 0
     deliveries: int = 0
-    extra: int = 0
-    max_late_s: float = 0.0
-    max_late_unmoved_s: float = 0.0
-    ownership_changes: int = 0
-    # The last occurrence that was more than half a second late, counted from the last fault's start.
-    recovery_s: float = 0.0
+    # First deliveries as (wall, partition, lateness), extra deliveries, and new claims after the first as (wall, partition).
+    lateness: list[tuple[int, int, int]] = field(default_factory=list)
+    extras: list[int] = field(default_factory=list)
+    changes: list[tuple[int, int]] = field(default_factory=list)
+    fault_starts: list[int] = field(default_factory=list)
 
     @property
     def verdicts(self) -> Counter[str]:
         return Counter(kind for kind, _ in self.problems)
+
+    def figures(self, begin_wall: int = 0, end_wall: int = NEVER) -> Record:
+        """Of a part of the run: greatest lateness L (also of partitions that stayed where they were), extra deliveries D, new owners, and
+        how long after the first fault the last occurrence came that was more than half a second late."""
+        moved = {partition for wall, partition in self.changes if begin_wall <= wall < end_wall}
+        part = [one for one in self.lateness if begin_wall <= one[0] < end_wall]
+        start = min((wall for wall in self.fault_starts if begin_wall <= wall < end_wall), default=end_wall)
+        behind = [wall - start for wall, _, late in part if late > S // 2 and wall > start]
+        return {
+            "L": round(max((late for _, _, late in part), default=0) / S, 3),
+            "L_unmoved": round(max((late for _, partition, late in part if partition not in moved), default=0) / S, 3),
+            "D": sum(begin_wall <= wall < end_wall for wall in self.extras),
+            "ownership_changes": sum(begin_wall <= wall < end_wall for wall, _ in self.changes),
+            "recovery_s": round(max(behind, default=0) / S, 3),
+            "occurrences": len(part),
+        }
 
     def as_json(self) -> Record:
         return {
@@ -58,11 +73,7 @@ class Report:
             "worst": [f"{kind}: {detail}" for kind, detail in self.problems[:10]],
             "targets": self.targets,
             "deliveries": self.deliveries,
-            "L": round(self.max_late_s, 3),
-            "L_unmoved": round(self.max_late_unmoved_s, 3),
-            "D": self.extra,
-            "ownership_changes": self.ownership_changes,
-            "recovery_s": round(self.recovery_s, 3),
+            **self.figures(),
         }
 
 
@@ -95,7 +106,9 @@ class _Judgement:
         report = self.report
         report.problems.extend(self.etcd.problems)
         report.deliveries = len(self.history.deliveries)
-        report.ownership_changes = sum(max(0, len(tenures) - 1) for tenures in self.etcd.claims.values())
+        report.fault_starts = [fault.start_wall for fault in self.history.faults]
+        for partition, tenures in self.etcd.claims.items():
+            report.changes += [(claim.begin_t + self.wall_offset, partition) for claim in tenures[1:]]
         for delivery in self.history.deliveries:
             if self._belongs(delivery):
                 self.by_gen.setdefault(delivery.recv["gen"], []).append(delivery)
@@ -181,7 +194,8 @@ class _Judgement:
         if wrong:
             self.found("ghost", f"{stored.key}: planned from {stored.first}, {spec} allows {low} to {high}")
             return
-        until = self.end_t + self.wall_offset
+        # Beyond the end: what came while the last records were being written is no ghost.
+        until = self.end_t + self.wall_offset + int((bounds.skew_s + 10) * S)
         targets = list(oracle.occurrences(spec, stored.first, stored.expires, until))
         deliveries = self.by_gen.get(stored.gen, [])
         by_sched: dict[int, list[Delivery]] = {}
@@ -213,7 +227,7 @@ class _Judgement:
         for group in attempts.values():
             charged: set[tuple[str, Any]] = set()
             for first, extra in zip(group, group[1:], strict=False):
-                self.report.extra += 1
+                self.report.extras.append(extra.recv["wall"])
                 cause = self._cause(stored, first, extra)
                 if cause is None or cause in charged:
                     recv = extra.recv
@@ -242,7 +256,6 @@ class _Judgement:
     def _order_and_lateness(
         self, stored: Stored, spec: Record, targets: list[int], by_sched: dict[int, list[Delivery]]
     ) -> None:
-        moved = len(self.etcd.claims.get(stored.partition, [])) > 1
         cut_off = self.end_t - int(self.bounds.late_s * S)
         must_until = min(cut_off, self._ended_by_request_t(stored)) + self.wall_offset
         before: Delivery | None = None
@@ -259,8 +272,9 @@ class _Judgement:
             settled = bool(over) and self.etcd.committed(stored.gen, index, 1 << 40)[0] != NEVER
             if limit < must_until:
                 self.report.targets += 1
-                intervals.append((sched, limit))
-                if not settled:
+                if not spec.get("unanswered"):
+                    intervals.append((sched, limit))
+                if not settled and not (spec.get("unanswered") and (index or first is not None)):
                     holes += 1
                     state = "never fired" if first is None else "never acknowledged" if not over else "never committed"
                     self.found("lost", f"{stored.key} {stored.ver} #{index} due {sched}: {state}")
@@ -271,7 +285,7 @@ class _Judgement:
                 self.found("reordered", f"{stored.key} {stored.ver} #{index} before #{index - 1} was settled")
             late = first.recv["wall"] - due
             if sched <= must_until:
-                self._note_lateness(late, first, moved=moved)
+                self.report.lateness.append((first.recv["wall"], stored.partition, late))
             holes += any(one.recv["wall"] < sched for one in group)
             if first.recv["wall"] > limit:
                 holes += 1
@@ -320,16 +334,6 @@ class _Judgement:
                 ):
                     limit, changed = fault.excused_until_wall, True
         return limit
-
-    def _note_lateness(self, late: int, delivery: Delivery, *, moved: bool) -> None:
-        report = self.report
-        report.max_late_s = max(report.max_late_s, late / S)
-        if not moved:
-            report.max_late_unmoved_s = max(report.max_late_unmoved_s, late / S)
-        if late > S // 2:
-            starts = [fault.start_wall for fault in self.history.faults if fault.start_wall <= delivery.recv["wall"]]
-            if starts:
-                report.recovery_s = max(report.recovery_s, (delivery.recv["wall"] - max(starts)) / S)
 
     # Calls, and what is left
 
@@ -384,7 +388,7 @@ class _Judgement:
         for what, count, least in (
             ("targets", report.targets, bounds.targets_min),
             ("faults", len(self.history.faults), bounds.faults_min),
-            ("ownership changes", report.ownership_changes, bounds.ownership_changes_min),
+            ("ownership changes", len(report.changes), bounds.ownership_changes_min),
         ):
             if count < least:
                 self.found("vacuous", f"{count} {what}, and the scenario needs {least}")
