@@ -69,6 +69,8 @@ async def run(settings: ServeSettings) -> int:
     gc.set_threshold(*_GC_THRESHOLDS)
     _raise_file_limit()
     process = _Process(settings)
+    # Until there is a replica that says otherwise: not a moment may look ready before.
+    process.ready["replica"] = lambda: "starting"
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop.set)
@@ -204,7 +206,7 @@ def _host_ip() -> str:
 async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | None) -> int:
     settings = process.settings
     # The port is bound before anybody is told of it, and answers only once the methods are there.
-    limits = Limits(connections_max=settings.max_connections, message_max_bytes=settings.max_message_bytes)
+    limits = Limits(connections_max=settings.max_connections, message_max_bytes=settings.message_max_bytes)
     server = Server(
         methods={},
         limits=limits,

@@ -57,7 +57,7 @@ class ServeSettings:
     partitions: int = 128
     lease_ttl_s: int = 5
     max_connections: int = 10_000
-    max_message_bytes: int = 64 << 20
+    max_message_bytes: int | None = None
     in_flight_per_stream: int = 8_192
     commit_window: int = 16_384
     drain_timeout_s: float = 8.0
@@ -90,7 +90,7 @@ class ServeSettings:
             raise ConfigError(f"--partitions is {self.partitions}, allowed are 1 to 65536")
         if self.etcd_max_txn_ops < 2 or self.etcd_max_request_bytes < 65_536:
             raise ConfigError("--etcd-max-txn-ops must be at least 2, --etcd-max-request-bytes at least 65536")
-        if self.max_connections < 1 or self.max_message_bytes < 1_024:
+        if self.max_connections < 1 or (self.max_message_bytes is not None and self.max_message_bytes < 1_024):
             raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
         if not 2 <= self.lease_ttl_s <= 300:
             raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
@@ -114,6 +114,11 @@ class ServeSettings:
         if not self.mutual_tls:
             # TLS without client certificates tells nobody apart: strangers stay out either way.
             require_loopback("--listen-address", self.listen_address, allow_insecure=self.allow_insecure)
+
+    @property
+    def message_max_bytes(self) -> int:
+        """The largest request: what gRPC servers usually take, or what etcd does where that is more."""
+        return self.max_message_bytes or max(4 << 20, self.etcd_max_request_bytes)
 
     @property
     def from_sentry(self) -> bool:

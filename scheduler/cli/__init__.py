@@ -81,7 +81,13 @@ def main() -> None:
     "--lease-ttl", "lease_ttl_s", default=5, show_default=True, help="Seconds until a dead replica's work moves."
 )
 @click.option("--max-connections", default=10_000, show_default=True, help="gRPC connections; more are refused.")
-@click.option("--max-message-bytes", default=64 << 20, show_default=True, help="Largest gRPC message that is taken.")
+@click.option(
+    "--max-message-bytes",
+    type=int,
+    default=None,
+    show_default="4 MiB, or --etcd-max-request-bytes where that is more",
+    help="Largest gRPC message that is taken.",
+)
 @click.option("--in-flight-per-stream", default=8192, show_default=True, help="Unanswered triggers per stream.")
 @click.option(
     "--commit-window", default=16384, show_default=True, help="Results that may wait for etcd before firing stops."

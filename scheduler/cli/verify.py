@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.http2.client import Channel, ClientCall
+from scheduler.http2.client import Channel
+from scheduler.http2.client_call import ClientCall
 from scheduler.http2.grpc import RpcError, Status
 
 _SERVICE = "/dapr.proto.scheduler.v1.Scheduler"

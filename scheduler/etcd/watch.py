@@ -14,7 +14,8 @@ from scheduler._pb.etcd_api.v1 import etcd_pb2 as pb
 from scheduler.etcd.api import Event, EventsCallback, LostCallback
 from scheduler.etcd.errors import EtcdError
 from scheduler.etcd.wire import key_value
-from scheduler.http2.client import Channel, ClientCall
+from scheduler.http2.client import Channel
+from scheduler.http2.client_call import ClientCall
 from scheduler.http2.grpc import Metadata, RpcError
 
 _DELETE = pb.Event.DELETE

@@ -5,12 +5,14 @@ adapts an async function where convenience matters more than microseconds.
 """
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scheduler.http2 import frames
 from scheduler.http2.connection import Connection
+from scheduler.http2.frames import ErrorCode
 from scheduler.http2.grpc import Metadata, RpcError, Status, encode_binary, encode_text, frame_message, parse_timeout
 from scheduler.http2.headers import Headers, encode_block
 from scheduler.http2.stream import Stream
@@ -20,11 +22,28 @@ if TYPE_CHECKING:
 
 _RESPONSE_HEADERS = encode_block([(":status", "200"), ("content-type", "application/grpc")])
 _OK_TRAILERS = encode_block([("grpc-status", "0")])
-_NOT_GRPC = encode_block(
-    [(":status", "415"), ("grpc-status", "2"), ("grpc-message", "content-type is not application/grpc")]
-)
-_NOT_POST = encode_block([(":status", "405"), ("grpc-status", "2"), ("grpc-message", "the method is not POST")])
+# Both frames around the message of a unary answer, the message's own head included.
+_BEFORE = struct.Struct(f">BHBBI{len(_RESPONSE_HEADERS)}sBHBBIBI").pack
+_AFTER = struct.Struct(f">BHBBI{len(_OK_TRAILERS)}s").pack
+_ENDS = frames.END_HEADERS | frames.END_STREAM
+# What browsers and the curious get: a status and a sentence.
+_NOT_GRPC = ("415", "content-type is not application/grpc")
+_NOT_POST = ("405", "the method is not POST")
 _OUR_HEADERS = frozenset({"te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"})
+
+
+def _answer(stream_id: int, message: bytes) -> bytes:
+    """A unary answer in one piece: headers, message, trailers."""
+    size = len(message)
+    body = size + 5
+    return (
+        _BEFORE(
+            0, len(_RESPONSE_HEADERS), frames.HEADERS, frames.END_HEADERS, stream_id, _RESPONSE_HEADERS,
+            body >> 16, body & 0xFFFF, frames.DATA, 0, stream_id, 0, size,
+        )
+        + message
+        + _AFTER(0, len(_OK_TRAILERS), frames.HEADERS, _ENDS, stream_id, _OK_TRAILERS)
+    )  # fmt: skip
 
 
 class Sink(Protocol):
@@ -102,7 +121,7 @@ class Call(Stream):
         # Told once when a unary call ends without our answer (cancelled, timed out, connection lost).
         self.on_end: Callable[[], None] | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
-        self._refusal: bytes | None = None
+        self._refusal: tuple[str, str] | None = None
         self._request: bytes | None = None
         self._sink: Sink | None = None
         self._started = False
@@ -112,6 +131,13 @@ class Call(Stream):
         """Who calls."""
         return self.shell.peer
 
+    @property
+    def incomplete(self) -> bool:
+        """A call that waits for the rest of its request before it does anything."""
+        if self.remote_done or isinstance(self.method, Streaming):
+            return False
+        return not self.ended or self._refusal is not None
+
     # What handlers use
 
     def reply(self, message: bytes) -> None:
@@ -120,32 +146,35 @@ class Call(Stream):
             return
         self._finish_timer()
         self.ended = True
-        connection, stream_id = self.connection, self.id
+        connection = self.connection
         size = len(message) + 5
-        if size <= min(self.send_window, connection.send_window, connection.peer_frame_bytes) and not connection.paused:
+        room = min(self.send_window, connection.send_window, connection.peer_frame_bytes, connection.portion)
+        if size <= room and not connection.paused:
             self.send_window -= size
             connection.send_window -= size
+            connection.portion -= size
             self.local_done = True
-            connection.write(
-                frames.head(len(_RESPONSE_HEADERS), frames.HEADERS, frames.END_HEADERS, stream_id)
-                + _RESPONSE_HEADERS
-                + frames.head(size, frames.DATA, 0, stream_id)
-                + frame_message(message)
-                + frames.head(len(_OK_TRAILERS), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream_id)
-                + _OK_TRAILERS
-            )
-            connection._release_if_done(self)  # noqa: SLF001 - the base class's own state
+            connection.write(_answer(self.id, message))
+            connection.release_if_done(self)
             return
-        backlog, limit = connection.send_backlog_bytes, connection.limits.send_backlog_max_bytes
-        if backlog > limit:
+        refusal = self._refuses(len(message))
+        if refusal is not None:
             self.ended = False
-            self.fail(
-                Status.RESOURCE_EXHAUSTED, f"{backlog} bytes of earlier answers wait to be read; at most {limit} may"
-            )
+            self.fail(refusal.status, refusal.message)
             return
         self.start()
         connection.send_data(self, frame_message(message))
         connection.end_stream(self, self._trailers(_OK_TRAILERS))
+
+    def _refuses(self, size: int) -> RpcError | None:
+        """Why a message of that size is not sent to this peer."""
+        connection = self.connection
+        limit = connection.limits.answer_max_bytes
+        if size > limit:
+            return connection.exceeded(
+                "answer too large", f"answer of {size} bytes is larger than the limit of {limit}"
+            )
+        return connection.overfull() if connection.held_bytes > connection.held_max_bytes else None
 
     def fail(self, status: Status, message: str = "", *, details: bytes = b"") -> None:
         """Answer a call with an error."""
@@ -172,6 +201,11 @@ class Call(Stream):
         """Send whole messages that carry their five-byte prefixes already."""
         if self.ended:
             return
+        if self.connection.held_bytes:
+            refusal = self._refuses(len(chunk))
+            if refusal is not None:
+                self._handler_failed(refusal)
+                return
         if not self._started:
             self.start()
         self.connection.send_data(self, chunk)
@@ -187,7 +221,7 @@ class Call(Stream):
         fields: Headers = [] if self._started else [(":status", "200"), ("content-type", "application/grpc")]
         fields.append(("grpc-status", str(int(status))))
         if message:
-            fields.append(("grpc-message", encode_text(message)[:4096]))
+            fields.append(("grpc-message", encode_text(message)))
         if details:
             fields.append(("grpc-status-details-bin", encode_binary(details)))
         self._started = True
@@ -213,7 +247,7 @@ class Call(Stream):
             elif name in _OUR_HEADERS:
                 if name == "content-type":
                     content_type = value
-                elif name == "grpc-timeout":
+                elif name == "grpc-timeout" and self._deadline_timer is None:
                     self._set_deadline(value)
                 elif name == "grpc-encoding" and value != "identity":
                     self._encoding(value)
@@ -229,11 +263,17 @@ class Call(Stream):
         else:
             self._dispatch()
 
-    def _refuse(self, block: bytes) -> None:
+    def _refuse(self, refusal: tuple[str, str]) -> None:
         """What is no gRPC call is answered once it is complete, so that its frames are judged like any other's."""
         self._finish_timer()
         self.ended = self._started = self.deaf = True
-        self._refusal = block
+        self._refusal = refusal
+
+    def _answer_refusal(self, status: str, text: str) -> None:
+        block = encode_block([(":status", status), ("content-type", "text/plain; charset=utf-8")])
+        self.connection.write(frames.head(len(block), frames.HEADERS, frames.END_HEADERS, self.id) + block)
+        self.connection.send_data(self, f"This is a gRPC server: {text}.\n".encode())
+        self.connection.end_stream(self, frames.head(0, frames.DATA, frames.END_STREAM, self.id))
 
     def _dispatch(self) -> None:
         method = self.method = self.shell.server.methods.get(self.path)
@@ -280,7 +320,7 @@ class Call(Stream):
     def remote_ended(self) -> None:
         """The request is complete."""
         if self._refusal is not None:
-            self.connection.end_stream(self, self._trailers(self._refusal))
+            self._answer_refusal(*self._refusal)
             return
         if self._sink is not None:
             try:
@@ -301,6 +341,7 @@ class Call(Stream):
             self._handler_failed(error)
 
     def _handler_failed(self, error: Exception) -> None:
+        """A handler has raised, or is not to go on."""
         if isinstance(error, RpcError):
             self.fail(error.status, error.message, details=error.details)
             self._close_sink(error)
@@ -314,7 +355,9 @@ class Call(Stream):
         self._abandoned(error)
 
     def _abandoned(self, error: RpcError) -> None:
-        if self.id in self.connection.streams:
+        if self._refusal is not None:
+            self.connection.reset(self, ErrorCode.CANCEL)
+        elif self.id in self.connection.streams:
             self._end(error.status, error.message, b"")
         was_ended = self.ended and self._sink is None and self.on_end is None
         self._finish_timer()

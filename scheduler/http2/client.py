@@ -6,36 +6,16 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-from scheduler.http2 import frames
 from scheduler.http2.call import Sink
+from scheduler.http2.client_call import ClientCall, UnarySink
 from scheduler.http2.connection import Connection
-from scheduler.http2.frames import ErrorCode
-from scheduler.http2.grpc import (
-    Metadata,
-    RpcError,
-    Status,
-    decode_binary,
-    decode_text,
-    format_timeout,
-    frame_message,
-)
-from scheduler.http2.headers import Headers, encode_block, encode_field
+from scheduler.http2.grpc import Metadata, RpcError, Status, format_timeout
+from scheduler.http2.headers import encode_block, encode_field
 from scheduler.http2.limits import Limits
-from scheduler.http2.stream import Stream
 from scheduler.http2.transport import Shell, speaks_http2
 
 _BACKOFF_FIRST_S, _BACKOFF_FACTOR, _BACKOFF_MAX_S, _BACKOFF_JITTER = 0.5, 1.6, 3.0, 0.2
 _CONNECT_TIMEOUT_S = 5.0
-_HTTP_TO_STATUS = {
-    "400": Status.INTERNAL,
-    "401": Status.UNAUTHENTICATED,
-    "403": Status.PERMISSION_DENIED,
-    "404": Status.UNIMPLEMENTED,
-    "429": Status.UNAVAILABLE,
-    "502": Status.UNAVAILABLE,
-    "503": Status.UNAVAILABLE,
-    "504": Status.UNAVAILABLE,
-}
 
 
 class ConnectError(RpcError):
@@ -60,196 +40,6 @@ class Waiter(Protocol):
         """There will be none."""
 
 
-class ClientCall(Stream):
-    """One call on the client side. It may be made before the connection is there; what is sent meanwhile waits."""
-
-    __slots__ = (
-        "_channel",
-        "_early",
-        "_half_closed",
-        "_headers",
-        "_sink",
-        "_timer",
-        "ended",
-        "response_metadata",
-        "wait_for_ready",
-    )
-
-    def __init__(self, channel: "Channel", headers: bytes, sink: Sink, *, wait_for_ready: bool) -> None:
-        """Made by `Channel.stream`."""
-        # The Stream part is set up when the call gets a connection (`attach`).
-        self.id = 0
-        self.pending_bytes = 0
-        self.trailing = None
-        self._channel = channel
-        self._headers = headers
-        self._sink: Sink | None = sink
-        self._early: list[bytes] = []
-        self._half_closed = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.ended = False
-        self.response_metadata: Metadata = ()
-        self.wait_for_ready = wait_for_ready
-
-    # What callers use
-
-    def send(self, message: bytes) -> None:
-        """Send one message."""
-        self.send_framed(frame_message(message))
-
-    def send_framed(self, chunk: bytes) -> None:
-        """Send whole messages that carry their five-byte prefixes already."""
-        if self.ended or self._half_closed:
-            return
-        if self.id:
-            self.connection.send_data(self, chunk)
-        else:
-            self._early.append(chunk)
-
-    def half_close(self) -> None:
-        """Say that no more messages will come."""
-        if self.ended or self._half_closed:
-            return
-        self._half_closed = True
-        if self.id:
-            self.connection.end_stream(self, frames.head(0, frames.DATA, frames.END_STREAM, self.id))
-
-    def cancel(self) -> None:
-        """End the call; its sink hears on_closed(CANCELLED)."""
-        self._give_up(RpcError(Status.CANCELLED, "cancelled by the caller"))
-
-    # What the channel and the connection call
-
-    def attach(self, connection: Connection) -> None:
-        """The connection is there: the call's headers and what was sent early go out."""
-        connection.open_stream(self._numbered)
-        block = self._headers
-        self.connection.write(frames.head(len(block), frames.HEADERS, frames.END_HEADERS, self.id) + block)
-        early, self._early = self._early, []
-        if early:
-            connection.send_data(self, b"".join(early))
-        if self._half_closed:
-            connection.end_stream(self, frames.head(0, frames.DATA, frames.END_STREAM, self.id))
-
-    def _numbered(self, connection: Connection, stream_id: int) -> Stream:
-        Stream.__init__(self, connection, stream_id)
-        return self
-
-    def start_timer(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
-        """Give the call a deadline."""
-        self._timer = loop.call_later(timeout_s, self._deadline_passed)
-
-    def _deadline_passed(self) -> None:
-        self._timer = None
-        self._give_up(RpcError(Status.DEADLINE_EXCEEDED, "deadline exceeded"))
-
-    def _give_up(self, error: RpcError) -> None:
-        if self.ended:
-            return
-        if self.id:
-            self.connection.reset(self, ErrorCode.CANCEL)
-        else:
-            self._channel.forget(self)
-        self.broken(error)
-
-    def headers_received(self, headers: Headers, *, ended: bool) -> None:
-        """Response headers or trailers."""
-        fields = dict(headers)
-        http_status = fields.get(":status", "200")
-        if not ended and "grpc-status" not in fields:
-            if http_status != "200":
-                self._conclude(RpcError(_HTTP_TO_STATUS.get(http_status, Status.UNKNOWN), f"HTTP status {http_status}"))
-                return
-            self.compressed = fields.get("grpc-encoding") == "gzip"
-            self.response_metadata = tuple((name, value) for name, value in headers if name[:1] != ":")
-            return
-        text = fields.get("grpc-status")
-        if text is None:
-            known = _HTTP_TO_STATUS.get(http_status, Status.UNKNOWN)
-            self._conclude(RpcError(known, f"the server ended the call without a status (HTTP status {http_status})"))
-            return
-        try:
-            status = Status(int(text))
-        except ValueError:
-            status = Status.UNKNOWN
-        if status is Status.OK:
-            self._conclude(None)
-            return
-        try:
-            details = decode_binary(fields.get("grpc-status-details-bin", ""))
-        except ValueError:
-            details = b""
-        metadata = tuple((name, value) for name, value in headers if name[:1] != ":")
-        self._conclude(
-            RpcError(status, decode_text(fields.get("grpc-message", "")), details=details, metadata=metadata)
-        )
-
-    def _conclude(self, error: RpcError | None) -> None:
-        """The server has said how the call ended."""
-        if not self.local_done:
-            self.connection.reset(self, ErrorCode.CANCEL)
-        self._end(error)
-
-    def message_received(self, message: bytes) -> None:
-        """One message of the answer."""
-        if self._sink is not None:
-            self._sink.on_message(message)
-
-    def remote_ended(self) -> None:
-        """The server's side has ended; without trailers before, that is an error."""
-        self._end(RpcError(Status.UNKNOWN, "the server ended the stream without trailers"))
-
-    def broken(self, error: RpcError) -> None:
-        """The call cannot go on."""
-        if self.id and self.id in self.connection.streams:
-            self.connection.reset(self, ErrorCode.CANCEL)
-        self._end(error)
-
-    def _end(self, error: RpcError | None) -> None:
-        if self.ended:
-            return
-        self.ended = True
-        if self._timer is not None:
-            self._timer.cancel()
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.on_closed(error)
-
-    def writable(self) -> None:
-        """The buffer has drained."""
-        if self._sink is not None:
-            self._sink.on_writable()
-
-
-class _UnarySink:
-    """Collects one answer into a future."""
-
-    __slots__ = ("answer", "future")
-
-    def __init__(self, future: asyncio.Future[bytes]) -> None:
-        self.future = future
-        self.answer: bytes | None = None
-
-    def on_message(self, message: bytes) -> None:
-        self.answer = message
-
-    def on_half_close(self) -> None:
-        pass
-
-    def on_writable(self) -> None:
-        pass
-
-    def on_closed(self, error: RpcError | None) -> None:
-        if self.future.done():
-            return
-        if error is not None:
-            self.future.set_exception(error)
-        elif self.answer is None:
-            self.future.set_exception(RpcError(Status.INTERNAL, "the server answered OK without a message"))
-        else:
-            self.future.set_result(self.answer)
-
-
 class _Probe:
     """Waits for a connection as a call does, and wants nothing of it."""
 
@@ -270,20 +60,19 @@ class _Probe:
 
 
 class _ClientShell(Shell):
-    """The channel's connection."""
+    """One of the channel's connections."""
 
-    def __init__(self, limits: Limits, on_lost: Callable[["_ClientShell"], None]) -> None:
+    def __init__(self, limits: Limits, channel: "Channel") -> None:
         super().__init__()
-        self._on_lost = on_lost
+        self._channel = channel
         self.connection = Connection(client=True, limits=limits, make_stream=None, on_output=self.output_waiting)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.connection.peer_going_away and not self.connection.streams and self.transport is not None:
-            self.transport.close()
+        self._channel.heard(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_lost(self)
+        self._channel.lost(self)
         super().connection_lost(exc)
 
 
@@ -323,6 +112,8 @@ class Channel:
         self._keepalive_s = keepalive_s
         self._rng = rng or random.Random()
         self._shell: _ClientShell | None = None
+        # All connections, those that only finish their calls included.
+        self._shells: set[_ClientShell] = set()
         self._waiting: dict[Waiter, None] = {}
         self._connecting: asyncio.Task[None] | None = None
         self._keepalive: asyncio.TimerHandle | None = None
@@ -359,7 +150,7 @@ class Channel:
     ) -> bytes:
         """One request, one answer. Raises RpcError. Cancelling the caller cancels the call."""
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        call = self._call(path, _UnarySink(future), metadata, timeout_s, wait_for_ready=wait_for_ready)
+        call = self._call(path, UnarySink(future), metadata, timeout_s, wait_for_ready=wait_for_ready)
         call.send(request)
         call.half_close()
         self.place(call)
@@ -399,25 +190,53 @@ class Channel:
         return call
 
     def place(self, call: Waiter) -> None:
-        """Give a call to the connection, now or as soon as there is one."""
-        shell = self._shell
-        if shell is not None and self.connected and len(shell.connection.streams) < shell.connection.peer_streams_max:
-            if shell.connection.stream_ids_left:
-                call.attach(shell.connection)
-                return
-            shell.connection.go_away()
-        if self._closed:
+        """Give a call to the connection, now or as soon as there is one with room."""
+        connection = self._with_room()
+        if connection is not None and not self._waiting:
+            call.attach(connection)
+        elif self._closed:
             asyncio.get_running_loop().call_soon(call.broken, RpcError(Status.CANCELLED, "the channel is closed"))
-            return
-        self._waiting[call] = None
-        self._connect()
+        else:
+            self._waiting[call] = None
+            self._connect()
+
+    def _with_room(self) -> Connection | None:
+        """The connection, if it takes another call now."""
+        if self._shell is None or not self.connected:
+            return None
+        connection = self._shell.connection
+        if not connection.stream_ids_left:
+            connection.go_away()
+            return None
+        return connection if len(connection.streams) < connection.peer_streams_max else None
+
+    def _place_waiting(self) -> None:
+        while self._waiting and (connection := self._with_room()) is not None:
+            call = next(iter(self._waiting))
+            del self._waiting[call]
+            call.attach(connection)
 
     def forget(self, call: Waiter) -> None:
-        """A call that waited for a connection has been given up."""
-        self._waiting.pop(call, None)
+        """A call has been given up; where it had a place, another may have that."""
+        if self._waiting:
+            self._waiting.pop(call, None)
+            asyncio.get_running_loop().call_soon(self._place_waiting)
+
+    def heard(self, shell: _ClientShell) -> None:
+        """Something has come from the server: there may be room for a call, or the last call of an old connection is over."""
+        if self._waiting:
+            self._place_waiting()
+            self._connect()
+        connection = shell.connection
+        if (
+            (connection.peer_going_away or connection.closing)
+            and not connection.streams
+            and shell.transport is not None
+        ):
+            shell.transport.close()
 
     def _connect(self) -> None:
-        if self._connecting is None and not self.connected and not self._closed:
+        if self._connecting is None and self._waiting and not self.connected and not self._closed:
             self._connecting = asyncio.get_running_loop().create_task(
                 self._connect_until_needless(), name=f"connect {self.target}"
             )
@@ -426,7 +245,7 @@ class Channel:
         """Connect; on failure fail the calls that do not wait, and go on with growing pauses while others do."""
         backoff_s = _BACKOFF_FIRST_S
         try:
-            while self._waiting and not self._closed:
+            while self._waiting and not self._closed and not self.connected:
                 try:
                     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                         self._shell = await self._open()
@@ -448,7 +267,7 @@ class Channel:
         loop = asyncio.get_running_loop()
 
         def make() -> _ClientShell:
-            return _ClientShell(self._limits, self._lost)
+            return _ClientShell(self._limits, self)
 
         if self._address is None:
             _, shell = await loop.create_unix_connection(make, self.target.removeprefix("unix:"))
@@ -467,9 +286,8 @@ class Channel:
 
     def _connected(self) -> None:
         assert self._shell is not None
-        waiting, self._waiting = list(self._waiting), {}
-        for call in waiting:
-            call.attach(self._shell.connection)
+        self._shells.add(self._shell)
+        self._place_waiting()
         if self._keepalive_s is not None and self._keepalive is None:
             self._keep_alive()
 
@@ -477,10 +295,12 @@ class Channel:
         assert self._keepalive_s is not None
         loop = asyncio.get_running_loop()
         self._keepalive = loop.call_later(min(1.0, self._keepalive_s), self._keep_alive)
-        if self._shell is not None:
-            self._shell.keep_alive(loop.time(), self._keepalive_s, self._limits.keepalive_timeout_s)
+        for shell in list(self._shells):
+            shell.keep_alive(loop.time(), self._keepalive_s, self._limits.keepalive_timeout_s)
 
-    def _lost(self, shell: _ClientShell) -> None:
+    def lost(self, shell: _ClientShell) -> None:
+        """A connection is gone."""
+        self._shells.discard(shell)
         if self._shell is shell:
             self._shell = None
             self.last_error = f"connection to {self.target} lost"
@@ -512,11 +332,13 @@ class Channel:
         waiting, self._waiting = list(self._waiting), {}
         for call in waiting:
             call.broken(closed)
-        shell, self._shell = self._shell, None
-        if shell is not None:
+        self._shell = None
+        shells = list(self._shells)
+        for shell in shells:
             for stream in list(shell.connection.streams.values()):
                 stream.broken(closed)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for shell in shells:
             if shell.transport is not None:
                 shell.transport.close()

@@ -56,9 +56,13 @@ def frame_message(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def encode_text(message: str) -> str:
-    """A status message as the grpc-message trailer carries it."""
-    return quote(message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+def encode_text(message: str, max_bytes: int = 4_096) -> str:
+    """A status message as the grpc-message trailer carries it; one that is too long is cut between characters."""
+    text = quote(message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    while len(text) > max_bytes:
+        message = message[: len(message) * max_bytes // len(text)]
+        text = quote(message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    return text
 
 
 def decode_text(text: str) -> str:
@@ -97,15 +101,15 @@ def format_timeout(timeout_s: float) -> str:
     return f"{millis}m" if millis < 100_000_000 else f"{min(99_999_999, millis // 1000 + 1)}S"
 
 
-def decompress(data: bytes, max_bytes: int) -> bytes:
-    """Gunzip at most `max_bytes`. Raises RpcError."""
+def decompress(data: bytes, max_bytes: int) -> bytes | None:
+    """Gunzip; None where more than `max_bytes` would come out, of which no more is made. Raises RpcError."""
     inflate = zlib.decompressobj(wbits=31)
     try:
         message = inflate.decompress(data, max_bytes + 1)
     except zlib.error as error:
         raise RpcError(Status.INTERNAL, f"compressed message does not decompress: {error}") from error
     if len(message) > max_bytes:
-        raise RpcError(Status.RESOURCE_EXHAUSTED, f"decompressed message is larger than {max_bytes} bytes")
+        return None
     if not inflate.eof:
         raise RpcError(Status.INTERNAL, "compressed message is cut short")
     return message

@@ -7,7 +7,8 @@ receive is decoded by hpack; a block whose decoding left the table alone means t
 from hpack import Decoder, HPACKError
 
 Headers = list[tuple[str, str]]
-_REMEMBERED_MAX = 256
+# What is remembered is bounded: 256 lists of at most 2 KiB a connection.
+_REMEMBERED_MAX, _REMEMBERED_BLOCK_BYTES, _REMEMBERED_LIST_BYTES = 256, 512, 2_048
 
 
 def _integer(number: int, prefix_bits: int, first: int) -> bytes:
@@ -57,18 +58,27 @@ def encode_block(fields: Headers) -> bytes:
     return b"".join(encode_field(name, value) for name, value in fields)
 
 
+class HeaderListTooLarge(Exception):
+    """A header list above its limit; it was decoded all the same, so the connection can go on."""
+
+
+class MalformedRequest(Exception):
+    """Request headers that break RFC 9113, 8.1 to 8.3."""
+
+
 class HeaderDecoder:
     """Decodes one connection's header blocks in order."""
 
-    __slots__ = ("_decoder", "_remembered")
+    __slots__ = ("_decoder", "_list_max_bytes", "_remembered")
 
-    def __init__(self, list_max_bytes: int) -> None:
-        """`list_max_bytes` bounds the decoded list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
-        self._decoder = Decoder(max_header_list_size=list_max_bytes)
+    def __init__(self, list_max_bytes: int, *, hard_max_bytes: int) -> None:
+        """`list_max_bytes` bounds the decoded list, as SETTINGS_MAX_HEADER_LIST_SIZE counts it; past `hard_max_bytes` decoding stops."""
+        self._decoder = Decoder(max_header_list_size=hard_max_bytes)
+        self._list_max_bytes = list_max_bytes
         self._remembered: dict[bytes, Headers] = {}
 
     def decode(self, block: bytes) -> Headers:
-        """Raises HPACKError (OversizedHeaderListError among them): a connection error of type COMPRESSION_ERROR."""
+        """Raises HeaderListTooLarge, and HPACKError (past the hard bound too): a connection error of type COMPRESSION_ERROR."""
         known = self._remembered.get(block)
         if known is not None:
             return known
@@ -76,18 +86,53 @@ class HeaderDecoder:
         entries = table.dynamic_entries
         before = (entries[0] if entries else None, len(entries), table.maxsize)
         headers: Headers = []
+        size = 0
         try:
             for name, value in self._decoder.decode(block, raw=True):
                 headers.append((name.decode("ascii"), value.decode("latin-1")))
+                size += len(name) + len(value) + 32
         except UnicodeDecodeError as error:
             raise HPACKError("header name is not ASCII") from error
         entries = table.dynamic_entries
-        if before == (entries[0] if entries else None, len(entries), table.maxsize) and (
-            not entries or entries[0] is before[0]
+        if before != (entries[0] if entries else None, len(entries), table.maxsize) or (
+            entries and entries[0] is not before[0]
         ):
+            self._remembered.clear()
+        elif len(block) <= _REMEMBERED_BLOCK_BYTES and size <= min(_REMEMBERED_LIST_BYTES, self._list_max_bytes):
             if len(self._remembered) >= _REMEMBERED_MAX:
                 self._remembered.clear()
             self._remembered[block] = headers
-        else:
-            self._remembered.clear()
+        if size > self._list_max_bytes:
+            raise HeaderListTooLarge(f"header list of {size} bytes is larger than the limit of {self._list_max_bytes}")
         return headers
+
+
+_PSEUDO = frozenset({":method", ":scheme", ":path", ":authority"})
+_OF_HTTP_1 = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+
+
+def check_request(headers: Headers, *, ended: bool) -> int | None:
+    """The declared content-length, where the body is still to come and one is declared. Raises MalformedRequest."""
+    pseudo: dict[str, str] = {}
+    regular = False
+    length: int | None = None
+    for name, value in headers:
+        if name[:1] == ":":
+            if regular or name in pseudo or name not in _PSEUDO:
+                raise MalformedRequest(f"pseudo header {name!r} out of place")
+            pseudo[name] = value
+            continue
+        regular = True
+        if not name.islower() and name != name.lower():
+            raise MalformedRequest(f"header name {name!r} is not lower case")
+        if name in _OF_HTTP_1:
+            raise MalformedRequest(f"header {name!r} has no place in HTTP/2")
+        if name == "te" and value != "trailers":
+            raise MalformedRequest("te is not trailers")
+        if name == "content-length":
+            length = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else -1
+    if not pseudo.get(":method") or not pseudo.get(":scheme") or not pseudo.get(":path"):
+        raise MalformedRequest("a request needs :method, :scheme and :path")
+    if length is not None and (length < 0 or (ended and length)):
+        raise MalformedRequest("content-length does not match the body")
+    return None if ended else length

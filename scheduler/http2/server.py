@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.http2.call import Call, Method, Peer, Unary
+from scheduler.http2.call import Call, Method, Peer
 from scheduler.http2.connection import Connection
+from scheduler.http2.door import Door
 from scheduler.http2.frames import ErrorCode
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.http2.limits import Limits
 from scheduler.http2.stream import Stream
 from scheduler.http2.transport import Shell, speaks_http2
 
-_MAINTENANCE_S = 1.0
-_INCOMPLETE_EVERY = 5
+# Each connection is looked at once a second, a tenth of them at a time: so many pings at once would hold up calls.
+_MAINTENANCE_S, _MAINTENANCE_SLICES = 0.1, 10
 
 
 class _ServerShell(Shell):
@@ -34,6 +35,7 @@ class _ServerShell(Shell):
             make_stream=self._make_call,
             on_output=self.output_waiting,
             on_idle_output=self.idle_output_waiting,
+            on_refusal=server.count_failure,
         )
 
     def _make_call(self, connection: Connection, stream_id: int) -> Stream:
@@ -54,45 +56,30 @@ class _ServerShell(Shell):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.dismiss(self)
-        if self.connection.failed:
-            self.server.count_failure(self.connection.failed.partition(":")[0])
         super().connection_lost(exc)
 
+    def held_changed(self, change: int) -> None:
+        self.server.hold(change)
+
     def maintain(self, now_s: float, limits: Limits) -> None:
-        """Once a second: a client that never speaks HTTP/2 goes, a silent one is pinged, one that does not read loses its streams."""
+        """Once a second: a client that never speaks HTTP/2 goes, a silent one is pinged, what does not come to an end is ended."""
         connection = self.connection
         connection.now_s = max(connection.now_s, now_s)
-        if not connection._settings_seen:  # noqa: SLF001 - the shell and its connection are one thing
-            if now_s - self.accepted_s > limits.handshake_timeout_s and self.transport is not None:
-                connection.failed = "handshake: no HTTP/2 settings in time"
-                self.transport.abort()
+        if not connection.settings_seen:
+            if now_s - self.accepted_s > limits.handshake_timeout_s:
+                self.abort("handshake", "no HTTP/2 settings in time")
             return
         for stream in connection.stalled(now_s - limits.send_stall_timeout_s):
             self.server.count_failure("stalled reader")
-            stream.broken(
-                RpcError(Status.RESOURCE_EXHAUSTED, f"nothing was read for {limits.send_stall_timeout_s:.0f} s")
-            )
+            text = f"next to nothing was read for {limits.send_stall_timeout_s:.0f} s"
             connection.reset(stream, ErrorCode.CANCEL)
-        self.keep_alive(now_s, limits.keepalive_idle_s, limits.keepalive_timeout_s)
-
-    def end_incomplete(self, now_s: float, limits: Limits) -> None:
-        """Now and then: unary calls whose request never becomes complete."""
-        for call in list(self.connection.streams.values()):
-            late = now_s - call.progress_s > limits.request_timeout_s
-            if (
-                late
-                and isinstance(call, Call)
-                and isinstance(call.method, Unary)
-                and not call.remote_done
-                and not call.ended
-            ):
+            stream.broken(RpcError(Status.RESOURCE_EXHAUSTED, text))
+        for call in list(connection.streams.values()):
+            if now_s - call.opened_s > limits.request_timeout_s and isinstance(call, Call) and call.incomplete:
                 self.server.count_failure("slow request")
-                call.broken(
-                    RpcError(
-                        Status.DEADLINE_EXCEEDED,
-                        f"the request was not complete within {limits.request_timeout_s:.0f} s",
-                    )
-                )
+                text = f"the request was not complete within {limits.request_timeout_s:.0f} s"
+                call.broken(RpcError(Status.DEADLINE_EXCEEDED, text))
+        self.keep_alive(now_s, limits.keepalive_idle_s, limits.keepalive_timeout_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +113,10 @@ class Server:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._maintenance: asyncio.TimerHandle | None = None
-        self._rounds = 0
+        self._to_maintain: list[_ServerShell] = []
+        self._handshakes = 0
+        # What all peers together make us hold.
+        self.held_bytes = 0
         # Connections by certificate, of those that show one.
         self._certificates: Counter[bytes] = Counter()
 
@@ -151,6 +141,29 @@ class Server:
                 if not self._certificates[leaf]:
                     del self._certificates[leaf]
 
+    def handshake_begins(self) -> bool:
+        """Whether another TLS handshake may begin; `handshake_ended` must follow."""
+        if self.closing or self._handshakes >= self.limits.handshakes_max:
+            self.count_failure("too many handshakes")
+            return False
+        self._handshakes += 1
+        return True
+
+    def handshake_ended(self, *, done: bool) -> None:
+        """A TLS handshake is done, or was given up."""
+        self._handshakes -= 1
+        if not done:
+            self.count_failure("tls handshake")
+
+    def hold(self, change: int) -> None:
+        """A connection holds more, or less; past the limit of all the one that holds the most goes."""
+        self.held_bytes += change
+        if change > 0 and self.held_bytes > self.limits.held_total_max_bytes:
+            largest = max(self.shells, key=lambda shell: shell.held_bytes)
+            largest.abort(
+                "most held", f"{largest.held_bytes} bytes were not read or completed, more than anybody else's"
+            )
+
     def count_failure(self, reason: str) -> None:
         """A connection or call that was refused or ended for what its peer did, for metrics."""
         self.failures[reason] = self.failures.get(reason, 0) + 1
@@ -164,11 +177,12 @@ class Server:
 
     async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Listen on a TCP address (port 0: any free one) and return the bound port. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        timeout = self.limits.handshake_timeout_s if tls else None
-        server = await loop.create_server(
-            lambda: _ServerShell(self), host, port, ssl=tls, backlog=1024, ssl_handshake_timeout=timeout
-        )
+        timeout_s = self.limits.handshake_timeout_s
+
+        def accept() -> asyncio.Protocol:
+            return Door(self, tls, timeout_s, lambda: _ServerShell(self)) if tls else _ServerShell(self)
+
+        server = await asyncio.get_running_loop().create_server(accept, host, port, backlog=1024)
         self._started(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
@@ -185,12 +199,15 @@ class Server:
     def _maintain(self) -> None:
         loop = asyncio.get_running_loop()
         self._maintenance = loop.call_later(_MAINTENANCE_S, self._maintain)
+        if not self._to_maintain:
+            self._to_maintain = list(self.shells)
         now_s = loop.time()
-        self._rounds += 1
-        for shell in list(self.shells):
-            shell.maintain(now_s, self.limits)
-            if self._rounds % _INCOMPLETE_EVERY == 0:
-                shell.end_incomplete(now_s, self.limits)
+        for _ in range(len(self.shells) // _MAINTENANCE_SLICES + 1):
+            if not self._to_maintain:
+                return
+            shell = self._to_maintain.pop()
+            if shell in self.shells:
+                shell.maintain(now_s, self.limits)
 
     def stop_accepting(self) -> None:
         """Close the listeners; connections stay."""

@@ -1,12 +1,16 @@
 """One stream of a connection: its windows, what waits to be sent, and what either role does with what arrives."""
 
+from collections import deque
 from typing import TYPE_CHECKING
 
-from scheduler.http2.grpc import RpcError
+from scheduler.http2.grpc import RpcError, Status, decompress
 from scheduler.http2.headers import Headers
 
 if TYPE_CHECKING:
     from scheduler.http2.connection import Connection
+
+
+_MESSAGE_HEAD = 5
 
 
 class Stream:
@@ -17,12 +21,15 @@ class Stream:
         "compressed",
         "connection",
         "consumed",
+        "content_left",
         "deaf",
         "id",
         "local_done",
+        "opened_s",
         "partial",
         "pending",
         "pending_bytes",
+        "progress_bytes",
         "progress_s",
         "receive_window",
         "remote_done",
@@ -38,11 +45,14 @@ class Stream:
         self.receive_window = connection.limits.stream_window_bytes
         self.consumed = 0
         self.partial: bytearray | None = None
-        # Views, so that taking a frame off a large message copies only the frame.
-        self.pending: list[memoryview] = []
+        self.pending: deque[memoryview] | None = None
         self.pending_bytes = 0
-        # When the stream was opened, or when the peer last took some of what is pending.
-        self.progress_s = connection.now_s
+        self.opened_s = connection.now_s
+        # Since when the peer has taken so little of what is pending, and how little.
+        self.progress_s = 0.0
+        self.progress_bytes = 0
+        # What is left of a declared content-length; few requests declare one.
+        self.content_left: int | None = None
         # The frame that ends our side, kept back until all pending data has gone.
         self.trailing: bytes | None = None
         self.local_done = False
@@ -56,6 +66,67 @@ class Stream:
     def send_buffered(self) -> int:
         """Bytes queued here that flow control or the socket has not taken yet."""
         return self.pending_bytes
+
+    def take(self, data: bytes, start: int, stop: int) -> None:
+        """DATA has come: hand out the whole messages in data[start:stop] and keep the rest. Raises RpcError to end the call."""
+        if self.partial is not None:
+            self._complete(self.partial, data[start:stop])
+            return
+        message_max = self.connection.limits.message_max_bytes
+        while stop - start >= _MESSAGE_HEAD:
+            body = start + _MESSAGE_HEAD
+            size = int.from_bytes(data[start + 1 : body], "big")
+            if size > message_max:
+                raise self._too_large(size)
+            end = body + size
+            if end > stop:
+                break
+            if data[start]:
+                self._compressed(data[start], data[body:end])
+            else:
+                self.message_received(data[body:end])
+            start = end
+        # A message may have ended the stream.
+        if start < stop and self.id in self.connection.streams:
+            self.partial = bytearray(data[start:stop])
+            self._hold(stop - start)
+
+    def _complete(self, partial: bytearray, more: bytes) -> None:
+        """Once a message's length is known nothing is parsed until it is there: a large message costs one pass."""
+        partial += more
+        self._hold(len(more))
+        if len(partial) < _MESSAGE_HEAD:
+            return
+        size = int.from_bytes(partial[1:_MESSAGE_HEAD], "big")
+        if size > self.connection.limits.message_max_bytes:
+            raise self._too_large(size)
+        if len(partial) >= _MESSAGE_HEAD + size:
+            whole = bytes(partial)
+            self.connection.drop_partial(self)
+            self.take(whole, 0, len(whole))
+
+    def _hold(self, size: int) -> None:
+        connection = self.connection
+        connection.held_bytes += size
+        if connection.held_bytes > connection.held_max_bytes:
+            raise connection.overfull()
+
+    def _compressed(self, flag: int, body: bytes) -> None:
+        if flag != 1 or not self.compressed:
+            raise RpcError(Status.INTERNAL, "compressed message without a known grpc-encoding")
+        limit = self.connection.limits.message_max_bytes
+        message = decompress(body, limit)
+        if message is None:
+            raise self.connection.exceeded(
+                "message too large", f"compressed message is larger than the limit of {limit}"
+            )
+        self.message_received(message)
+
+    def _too_large(self, size: int) -> RpcError:
+        limit = self.connection.limits.message_max_bytes
+        return self.connection.exceeded(
+            "message too large", f"message of {size} bytes is larger than the limit of {limit}"
+        )
 
     def headers_received(self, headers: Headers, *, ended: bool) -> None:
         """A header block for this stream: the first, or trailers. Raises RpcError to end the call."""

@@ -7,6 +7,7 @@ from typing import Any
 from scheduler.http2.connection import Connection
 
 _WRITE_HIGH_BYTES = 1 << 20
+_READ_BYTES = 64 << 10
 # grpc-go sends a bandwidth probe with nearly every read; each answer by itself would double our writes.
 _IDLE_OUTPUT_S = 0.004
 
@@ -23,12 +24,17 @@ class Shell(asyncio.Protocol):
         self._flush_scheduled = False
         self.last_received_s = self._loop.time()
         self.ping_sent_s: float | None = None
+        # What the peer makes us hold, as `held_changed` has told last.
+        self.held_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's: the socket is there; our preface and settings go out."""
         assert isinstance(transport, asyncio.Transport), transport
         self.transport = transport
         transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        if hasattr(transport, "max_size"):
+            # asyncio reads up to 256 KiB at once; so many small frames in one turn would hold up every other connection.
+            transport.max_size = _READ_BYTES
         self.output_waiting()
 
     def output_waiting(self) -> None:
@@ -49,14 +55,39 @@ class Shell(asyncio.Protocol):
         output = self.connection.take_output()
         if output and not transport.is_closing():
             transport.write(output)
-        if self.connection.failed is not None:
+        connection = self.connection
+        if connection.failed is not None:
             transport.close()
+        elif connection.paused or connection.held_bytes != self.held_bytes:
+            self._look_at_held(transport)
 
     def data_received(self, data: bytes) -> None:
         """asyncio's: bytes from the peer."""
+        connection = self.connection
         now_s = self.last_received_s = self._loop.time()
         self.ping_sent_s = None
-        self.connection.receive(data, now_s)
+        connection.receive(data, now_s)
+        if connection.held_bytes != self.held_bytes and self.transport is not None:
+            self._look_at_held(self.transport)
+
+    def _look_at_held(self, transport: asyncio.Transport) -> None:
+        connection = self.connection
+        unread = transport.get_write_buffer_size() if connection.paused else 0
+        change = connection.held_bytes + unread - self.held_bytes
+        self.held_bytes += change
+        if unread > connection.limits.unread_frames_max_bytes:
+            self.abort("unread output", f"{unread} bytes of output are not read")
+        self.held_changed(change)
+
+    def held_changed(self, change: int) -> None:
+        """What the peer makes us hold has grown or shrunk by so many bytes."""
+
+    def abort(self, reason: str, text: str) -> None:
+        """End the connection at once, without a word to the peer; `reason` is counted."""
+        if self.transport is not None and self.connection.failed is None:
+            self.connection.failed = text
+            self.connection.refused(reason)
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """asyncio's: the socket is full."""
@@ -69,6 +100,8 @@ class Shell(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's: the socket is gone; every open call hears of it."""
         self.transport = None
+        self.held_changed(-self.held_bytes)
+        self.held_bytes = 0
         reason = self.connection.failed or (f"connection lost: {exc}" if exc else "connection closed by the peer")
         self.connection.lost(reason)
 
@@ -78,7 +111,8 @@ class Shell(asyncio.Protocol):
             return
         if self.ping_sent_s is not None:
             if now_s - self.ping_sent_s >= timeout_s:
-                self.connection.failed = "keepalive ping was not answered"
+                if self.connection.failed is None:
+                    self.abort("keepalive", "keepalive ping was not answered")
                 self.transport.abort()
         elif now_s - self.last_received_s >= idle_s:
             self.ping_sent_s = now_s

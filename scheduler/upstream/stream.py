@@ -4,7 +4,8 @@ import asyncio
 import random
 from typing import Protocol
 
-from scheduler.http2.client import Channel, ClientCall
+from scheduler.http2.client import Channel
+from scheduler.http2.client_call import ClientCall
 from scheduler.http2.grpc import RpcError, frame_message
 from scheduler.logs import get_logger
 

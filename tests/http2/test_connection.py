@@ -165,7 +165,7 @@ def test_texts_and_timeouts_round_trip() -> None:
 def test_remembered_header_blocks_follow_the_dynamic_table() -> None:
     from hpack import Encoder
 
-    encoder, decoder = Encoder(), HeaderDecoder(16_384)
+    encoder, decoder = Encoder(), HeaderDecoder(16_384, hard_max_bytes=65_536)
     for number in range(50):
         fields = [(":method", "POST"), ("x-number", str(number % 7)), ("grpc-timeout", f"{number % 3}S")]
         block = encoder.encode(fields)

@@ -84,7 +84,7 @@ class Collector:
 async def test_unary_small_large_and_refused(server) -> None:
     channel = Channel(f"127.0.0.1:{server.port}")
     assert await channel.unary("/t/Echo", b"hello", timeout_s=5) == b"hello"
-    large = bytes(6_000_000)
+    large = bytes(4_000_000)
     assert await channel.unary("/t/Echo", large, timeout_s=20) == large
     with pytest.raises(RpcError) as caught:
         await channel.unary("/t/Refuse", b"", timeout_s=5)

@@ -13,13 +13,6 @@ from tests.support.toolchains import go_install
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
-# Cases that fail, each with its reason. A case that is not here and fails is a fault; one that is here and passes must go.
-EXCUSED = {
-    "causes their advertised concurrent stream limit to be exceeded": "each of its requests is complete and answered at once, so no two are ever open together",
-    "Sends a WINDOW_UPDATE frame on half-closed (remote) stream": "the answer has ended the stream by then, and the tool waits for one more",
-    "Sends a PRIORITY frame on half-closed (remote) stream": "as above",
-}
-
 SERVER = """
 import asyncio, sys
 from scheduler.http2.call import Unary
@@ -34,7 +27,7 @@ asyncio.run(main())
 """
 
 
-def test_h2spec_passes_all_but_the_excused_cases(tmp_path: Path) -> None:
+def test_h2spec_passes_all_cases(tmp_path: Path) -> None:
     h2spec = go_install("github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible", "h2spec")
     script = tmp_path / "server.py"
     script.write_text(textwrap.dedent(SERVER))
@@ -51,8 +44,5 @@ def test_h2spec_passes_all_but_the_excused_cases(tmp_path: Path) -> None:
     summary = re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", result.stdout)
     assert summary, result.stdout[-2000:] + server.tail()
     tests, passed, skipped, failed = map(int, summary.groups())
-    cases = [re.sub(r"^.*× \d+: ", "", line).strip() for line in result.stdout.splitlines() if "×" in line]
-    unexcused = {case for case in cases if not any(excuse in case for excuse in EXCUSED)}
     print(f"h2spec: {tests} tests, {passed} passed, {skipped} skipped, {failed} failed")
-    assert not unexcused, result.stdout[-6000:]
-    assert passed >= 135
+    assert passed == tests >= 145, result.stdout[-6000:]
