@@ -1,6 +1,7 @@
 """Carries HTTP requests to their answers: HTTP/1.1 by aiohttp and cleartext HTTP/2 by our own transport, on the same ports."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,6 +23,9 @@ _CLOSE_TIMEOUT_S = 1.0
 _FAULT = Answer(500, b'{"errorCode": "ERROR", "message": "internal error"}', "application/json")
 
 _log = get_logger("sidecar.http")
+# aiohttp would log a trace for every malformed request of a stranger; what our own handlers do wrong, `respond` logs.
+_quiet = logging.getLogger("scheduler.sidecar.http1")
+_quiet.setLevel(logging.CRITICAL)
 
 
 class HttpServer:
@@ -46,6 +50,7 @@ class HttpServer:
         self._http1 = web.Server(
             self._handle_http1,
             access_log=None,
+            logger=_quiet,
             max_line_size=headers_max_bytes,
             max_field_size=headers_max_bytes,
             keepalive_timeout=180.0,
