@@ -112,6 +112,7 @@ async def _etcd(process: _Process) -> AsyncIterator[Client]:
             client_port=settings.etcd_client_port,
             max_txn_ops=settings.etcd_max_txn_ops,
             max_request_bytes=settings.etcd_max_request_bytes,
+            arguments=settings.etcd_arguments,
         )
         with process.not_ready_while("etcd", "the embedded etcd has not started"):
             await embedded.start(process.stop)

@@ -53,6 +53,7 @@ class ServeSettings:
     etcd_client_port: int = 2379
     etcd_max_txn_ops: int = 128
     etcd_max_request_bytes: int = 1_572_864
+    etcd_arguments: tuple[str, ...] = ()
     etcd_root: str = "/scheduler"
     partitions: int = 128
     lease_ttl_s: int = 5

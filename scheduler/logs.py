@@ -6,6 +6,8 @@ Set up once by `configure`, never at import. Job data is never logged; control c
 import json
 import logging
 import sys
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any, TextIO
 
 LEVELS = {
@@ -71,7 +73,7 @@ class _ConsoleFormatter(logging.Formatter):
         pairs = []
         for key, value in fields.items():
             text = _text(value)
-            quoted = json.dumps(text) if not text or any(c <= " " or c in '"=\x7f' for c in text) else text
+            quoted = json.dumps(text) if not text or any(c in ' "=' or not c.isprintable() for c in text) else text
             pairs.append(f"{key}={quoted}")
         room = record.name.removeprefix(_ROOT + ".")
         line = f"{self.formatTime(record)} {record.levelname.lower():7} {room}: {record.getMessage()} {' '.join(pairs)}"
@@ -95,9 +97,9 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def configure(*, level: str, as_json: bool, stream: TextIO | None = None) -> None:
-    """Set the process's logging up. Raises KeyError for an unknown level."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+def configure(*, level: str, as_json: bool, stream: TextIO | None = None, file: Path | None = None) -> None:
+    """Set the process's logging up: to a file (which may be moved away and is made anew), or a stream. Raises KeyError for an unknown level, or OSError."""
+    handler = WatchedFileHandler(file) if file else logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if as_json else _ConsoleFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

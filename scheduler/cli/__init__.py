@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from scheduler import __version__
+from scheduler.cli import reference
 from scheduler.cli.job import job
 from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
 from scheduler.cli.sidecar import sidecar
@@ -153,7 +154,9 @@ def main() -> None:
 @click.option("--allow-insecure", is_flag=True, help="Serve plaintext on addresses other than loopback.")
 @click.option("--log-level", type=LEVELS, default="info", show_default=True)
 @click.option("--log-as-json", type=bool, is_flag=False, flag_value=True, default=False, show_default=True)
-def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
+@click.option("--log-file", type=_PATH, default=None, help="Write the log there instead of to standard error.")
+@reference.options
+def serve(log_level: str, log_as_json: bool, log_file: Path | None, **values: Any) -> None:
     """Run one scheduler replica.
 
     Without endpoints it runs an etcd of its own, which suits one machine. Replicas of one cluster share etcd, and
@@ -163,9 +166,14 @@ def serve(log_level: str, log_as_json: bool, **values: Any) -> None:
     values["app_trust_domains"] = split(values["app_trust_domains"])
     if values["etcd_embed"] is None:
         values["etcd_embed"] = not values["etcd_client_endpoints"]
-    settings = settings_of(ServeSettings, values)
-    configure_logs(log_level, as_json=log_as_json)
+    ignored: list[str] = []
+    settings = settings_of(lambda **flags: ServeSettings(**reference.take(flags, ignored)), values)
+    configure_logs(log_level, as_json=log_as_json, file=log_file)
     from scheduler import app
+    from scheduler.logs import get_logger
+
+    for flag in ignored:
+        get_logger("cli").warning("flag_without_effect", flag=flag, reason=reference.reason(flag))
 
     run(app.run(settings))
 

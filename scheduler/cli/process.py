@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,7 +27,7 @@ def run(work: Coroutine[Any, Any, int]) -> None:
         sys.exit(130)
 
 
-def settings_of(kind: type[Any], values: dict[str, Any]) -> Any:
+def settings_of(kind: Callable[..., Any], values: dict[str, Any]) -> Any:
     """Settings from flags; what cannot be is told, and ends us."""
     try:
         return kind(**values)
@@ -35,11 +36,15 @@ def settings_of(kind: type[Any], values: dict[str, Any]) -> Any:
         sys.exit(1)
 
 
-def configure_logs(level: str, *, as_json: bool) -> None:
-    """See `scheduler.logs`."""
+def configure_logs(level: str, *, as_json: bool, file: Path | None = None) -> None:
+    """See `scheduler.logs`; a file that cannot be written is told, and ends us."""
     from scheduler import logs
 
-    logs.configure(level=level, as_json=as_json)
+    try:
+        logs.configure(level=level, as_json=as_json, file=file)
+    except OSError as error:
+        click.echo(f"scheduler: --log-file: {error}", err=True)
+        sys.exit(1)
 
 
 def split(value: str) -> tuple[str, ...]:

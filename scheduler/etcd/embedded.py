@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -48,14 +49,16 @@ class EmbeddedEtcd:
         client_port: int = 0,
         max_txn_ops: int = 128,
         max_request_bytes: int = 1_572_864,
+        arguments: Sequence[str] = (),
     ) -> None:
-        """`client_port` 0: any free one. The data directory is made if it is not there, and never emptied."""
+        """`client_port` 0: any free one; `arguments` are etcd's own flags, and outdo ours. The data directory is made if it is not there, and never emptied."""
         self._binary = binary
         self._data_dir = data_dir
         self._client_port = client_port or free_port()
         self._peer_port = free_port()
         self._max_txn_ops = max_txn_ops
         self._max_request_bytes = max_request_bytes
+        self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
@@ -126,6 +129,7 @@ class EmbeddedEtcd:
                 "--snapshot-count=10000",
                 "--logger=zap",
                 "--log-level=warn",
+                *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
