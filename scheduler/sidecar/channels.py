@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import io
 import ssl
 from functools import lru_cache
 from typing import Protocol
@@ -24,6 +25,7 @@ _STABLE, _ALPHA = f"{_CALLBACK}/OnJobEvent", f"{_CALLBACK}Alpha/OnJobEventAlpha1
 _HEALTH = f"{_CALLBACK}HealthCheck/HealthCheck"
 _CONNECT_TIMEOUT_S = 10.0
 _URLS_REMEMBERED = 4_096
+_LARGE_BODY_BYTES = 256 << 10
 
 _log = get_logger("sidecar.app")
 
@@ -138,8 +140,10 @@ class HttpApp:
             return Verdict.FAILED
         headers = _headers(trigger, self._token)
         headers["content-length"] = str(len(body))
+        # aiohttp sends a stream in pieces, and large bytes in one write that would hold the loop.
+        data = body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
         try:
-            async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with self._open().post(url, data=data, headers=headers, allow_redirects=False) as answer:
                 return verdict_of_http(answer.status)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             _log.debug("app_unreached", job=trigger.name, error=repr(error))

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -48,14 +49,25 @@ class _App:
 class HttpApp(_App):
     """`answer(told)` gives the status; it may block. Health probes get `health`."""
 
-    def __init__(self, answer: Callable[[Told], int] = lambda _told: 200, *, start: bool = True) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Told], int] = lambda _told: 200,
+        *,
+        start: bool = True,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__()
         self.answer = answer
+        self.tls = tls
         self.health = 200
-        self.probes = 0
+        self.probed: list[str] = []
         self._server: _Server | None = None
         if start:
             self.start()
+
+    @property
+    def probes(self) -> int:
+        return len(self.probed)
 
     def start(self) -> "HttpApp":
         """(Again) on the same port."""
@@ -80,6 +92,8 @@ class _Server(ThreadingHTTPServer):
         self.app = app
         self.sockets: set[socket.socket] = set()
         super().__init__(address, _Handler)
+        if app.tls is not None:
+            self.socket = app.tls.wrap_socket(self.socket, server_side=True)
 
     def get_request(self):
         accepted = super().get_request()
@@ -112,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(app.answer(told))
 
     def do_GET(self) -> None:
-        self.server.app.probes += 1
+        self.server.app.probed.append(self.path)
         self._send(self.server.app.health)
 
     def _send(self, status: int) -> None:
@@ -135,8 +149,10 @@ class GrpcApp(_App):
         *,
         known: tuple[str, ...] = (STABLE, ALPHA, HEALTH),
         credentials: grpc.ServerCredentials | None = None,
+        port: int = 0,
     ) -> None:
         super().__init__()
+        self.port = port or self.port
         self.answer = answer
         self.known = known
         self.health = grpc.StatusCode.OK
