@@ -239,6 +239,8 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
         if identity is not None:
             work.append(tasks.create_task(identity.follow(replica.authorizer.trust), name="certificates"))
             work.append(tasks.create_task(replica.recheck_streams(), name="identities of streams"))
+        if settings.ack_timeout_s:
+            work.append(tasks.create_task(replica.give_up_unanswered(), name="unanswered triggers"))
         if settings.mode == "kubernetes":
             work.append(tasks.create_task(_namespaces(replica), name="namespaces"))
         await process.stop.wait()

@@ -60,6 +60,7 @@ class ServeSettings:
     max_connections: int = 10_000
     max_message_bytes: int | None = None
     in_flight_per_stream: int = 8_192
+    ack_timeout_s: float = 0.0
     commit_window: int = 16_384
     drain_timeout_s: float = 8.0
     mode: str = "standalone"
@@ -93,6 +94,8 @@ class ServeSettings:
             raise ConfigError("--etcd-max-txn-ops must be at least 2, --etcd-max-request-bytes at least 65536")
         if self.max_connections < 1 or (self.max_message_bytes is not None and self.max_message_bytes < 1_024):
             raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
+        if self.ack_timeout_s != 0 and not 0.1 <= self.ack_timeout_s < float("inf"):
+            raise ConfigError(f"--ack-timeout is {self.ack_timeout_s} s; 0 is none, else at least 0.1")
         if not 2 <= self.lease_ttl_s <= 300:
             raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
         if not self.id or "/" in self.id:

@@ -88,11 +88,11 @@ class EngineStatistics:
 class DeliveryStatistics:
     """Counted by the delivery room."""
 
-    __slots__ = ("lateness", "sent", "undelivered")
+    __slots__ = ("lateness", "sent", "unanswered", "undelivered")
 
     def __init__(self) -> None:
         """All zero. Pairs are (job, actor)."""
-        self.sent = 0
+        self.sent = self.unanswered = 0
         self.undelivered = [0, 0]
         self.lateness = Histogram(LATENESS_BOUNDS_S)
 
@@ -280,6 +280,8 @@ def scheduler_samples(
         typed("scheduler_triggers_failed", "Triggers that an app failed.", engine.failed),
         typed("scheduler_triggers_undeliverable", "Due jobs that found no stream.", delivery.undelivered),
         gauge("scheduler_triggers_in_flight", "Triggers sent and not answered.", "in_flight"),
+        gauge("scheduler_oldest_in_flight_seconds", "Age of the oldest trigger not answered.", "oldest_in_flight"),
+        counter("scheduler_triggers_unanswered", "Triggers given up by --ack-timeout.", lambda: delivery.unanswered),
         gauge("scheduler_triggers_waiting", "Due jobs that wait for a stream (staged).", "waiting"),
         gauge("scheduler_connections", "Open gRPC connections.", "connections"),
         Sample(

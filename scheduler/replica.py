@@ -189,6 +189,7 @@ class Replica:
                     gauges={
                         "connections": lambda: server().connections,
                         "in_flight": hub.in_flight_count,
+                        "oldest_in_flight": hub.oldest_in_flight_s,
                         "waiting": hub.waiting_count,
                         "streams": lambda: hub.stream_count,
                         "jobs": engine.job_count,
@@ -210,6 +211,13 @@ class Replica:
         while True:
             await asyncio.sleep(_RECHECK_S)
             self.watch.recheck()
+
+    async def give_up_unanswered(self) -> None:
+        """Until cancelled: triggers that are not answered in time count as failed."""
+        timeout_s = self.settings.ack_timeout_s
+        while True:
+            await asyncio.sleep(min(1.0, timeout_s / 4))
+            self.hub.give_up(self.clock.wall_ns() - int(timeout_s * 1e9))
 
     def acts_for_the_cluster(self) -> bool:
         """Whether this replica does what only one should do: the owner of partition 0."""

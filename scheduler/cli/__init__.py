@@ -91,6 +91,13 @@ def main() -> None:
 )
 @click.option("--in-flight-per-stream", default=8192, show_default=True, help="Unanswered triggers per stream.")
 @click.option(
+    "--ack-timeout",
+    "ack_timeout_s",
+    default=0.0,
+    show_default=True,
+    help="Seconds after which a trigger that is not answered counts as failed; 0: never, as in the reference.",
+)
+@click.option(
     "--commit-window", default=16384, show_default=True, help="Results that may wait for etcd before firing stops."
 )
 @click.option(

@@ -6,6 +6,7 @@ loop. It knows neither timers nor etcd: the engine offers due jobs and hears of 
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -341,6 +342,14 @@ class Hub:
                 self._feed(other)
         return True
 
+    def give_up(self, before_ns: int) -> None:
+        """Triggers sent before an instant and still not answered count as failed; an answer that comes yet is unknown (W10)."""
+        for stream in list(self._streams):
+            overdue = list(takewhile(lambda entry: entry[1].sent_ns < before_ns, stream.in_flight.items()))
+            for delivery_id, _ in overdue:
+                self.acknowledge(stream, delivery_id, False)  # noqa: FBT003 - the wire's own answer
+            self._statistics.unanswered += len(overdue)
+
     def _release(self, lanes: Lanes, job: Job) -> None:
         lanes.release(job)
         if self._exceeding:
@@ -362,6 +371,12 @@ class Hub:
     def in_flight_count(self) -> int:
         """Triggers sent and not yet answered."""
         return sum(len(stream.in_flight) for stream in self._streams)
+
+    def oldest_in_flight_s(self) -> float:
+        """For how long the trigger sent first of all in flight has not been answered."""
+        firsts = (next(iter(stream.in_flight.values())).sent_ns for stream in self._streams if stream.in_flight)
+        now_ns = self._clock.wall_ns()
+        return max(0, now_ns - min(firsts, default=now_ns)) * 1e-9
 
     def waiting_count(self) -> int:
         """Due jobs that no stream has taken yet (staged)."""

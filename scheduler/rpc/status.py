@@ -1,5 +1,7 @@
 """Errors of the house to gRPC status, in one table."""
 
+from google.rpc import error_details_pb2, status_pb2
+
 from scheduler.core.errors import InvalidJob, InvalidName, SchedulerError
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.store.codec import CorruptRecord
@@ -28,11 +30,26 @@ STATUS: dict[type[SchedulerError], Status] = {
 }
 
 
+def _details(status: Status, text: str, error: SchedulerError) -> bytes:
+    """Which field is wrong, for programs: the status is the reference's, so it tells them nothing (W49)."""
+    match error:
+        case InvalidJob():
+            field = f"job.{error.field}"
+        case InvalidName():
+            field = "name"
+        case _:
+            return b""
+    bad = error_details_pb2.BadRequest(field_violations=[{"field": field, "description": str(error)}])
+    rich = status_pb2.Status(code=int(status), message=text)
+    rich.details.add().Pack(bad)
+    return bytes(rich.SerializeToString())
+
+
 def rpc_error(error: SchedulerError) -> RpcError:
     """The error that a caller sees."""
     for kind in type(error).__mro__:
         status = STATUS.get(kind)
         if status is not None:
             text = f"job failed validation: {error}" if isinstance(error, InvalidJob) else str(error)
-            return RpcError(status, text)
+            return RpcError(status, text, details=_details(status, text, error))
     return RpcError(Status.INTERNAL, "internal error")

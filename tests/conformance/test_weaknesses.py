@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from itertools import pairwise
 
 import grpc
 import pytest
@@ -202,3 +203,33 @@ def test_ranges_are_read_by_our_own_statement_of_the_etcd_api(lone) -> None:
         request = etcd_pb2.RangeRequest(key=b"/scheduler/meta").SerializeToString()
         answer = etcd_pb2.RangeResponse.FromString(channel.unary_unary("/etcdserverpb.KV/Range")(request, timeout=5))
     assert storage_pb2.Meta.FromString(answer.kvs[0].value).partition_count == 128
+
+
+def test_w10_an_answer_that_does_not_come_is_a_failure_and_can_be_seen(own) -> None:
+    """With --ack-timeout the failure policy decides about an app that hangs; without it, a metric tells how old the oldest trigger is."""
+    deployment: Deployment = own(1, "--ack-timeout=1")
+    policy = common.JobFailurePolicy(constant=common.JobFailurePolicyConstant(interval=Duration(), max_retries=2))
+    watcher = deployment.watch(verdict=lambda hit: None if hit.name == "hangs" else pb.SUCCESS)
+    deployment.schedule("hangs", due_time="0s", failure_policy=policy)
+    deployment.wait(lambda: deployment.metric("scheduler_oldest_in_flight_seconds") > 0.3, "its age is to be seen")
+    deployment.wait(lambda: deployment.client.list(deployment.job()) == [], "it is given up")
+    assert [hit.attempt for hit in watcher.hits] == [0, 1, 2]
+    assert all(0.9 < (b.at_ns - a.at_ns) / 1e9 < 3 for a, b in pairwise(watcher.hits))
+    assert deployment.metric("scheduler_triggers_unanswered_total") == 3
+    watcher.hits[0].answer()
+    deployment.schedule("quick", due_time="0s")
+    deployment.wait(lambda: any(hit.name == "quick" for hit in watcher.hits), "the late answer harms nothing")
+
+
+def test_w14_catching_up_does_not_starve_a_punctual_job(still: Deployment) -> None:
+    """A hundred jobs with an hour of missed seconds each; another tenant's job beside them stays on time."""
+    backlog, punctual = still.watch(), still.watch("punctual")
+    still.schedule(*(f"j{number}" for number in range(100)), schedule="@every 1s", due_time="-1h", ttl="2h")
+    still.schedule("p", metadata=still.job("punctual"), schedule="@every 250ms")
+    still.wait(lambda: len(punctual.hits) >= 12 and len(backlog.hits) > 1_000, "both go on")
+    assert max(hit.late_s for hit in punctual.hits) < 1.0
+    # Each backlog is in order, without a gap, and far from its end.
+    for hits in backlog.by_name().values():
+        assert [hit.index for hit in hits] == list(range(len(hits)))
+    still.client.call("DeleteByMetadata", pb.DeleteByMetadataRequest(metadata=still.job()))
+    still.client.delete("p", still.job("punctual"))

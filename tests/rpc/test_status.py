@@ -3,12 +3,15 @@
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any
+from google.rpc import error_details_pb2, status_pb2
 
 import scheduler.store.codec
 import scheduler.store.errors  # noqa: F401 - defines what the walk must find
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.core.errors import SchedulerError
-from scheduler.rpc.status import STATUS
+from scheduler.core.errors import InvalidJob, InvalidName, SchedulerError
+from scheduler.http2.grpc import Status
+from scheduler.rpc.status import STATUS, rpc_error
+from scheduler.store.errors import JobExists
 from tests.conftest import Cluster
 from tests.support.client import Client
 from tests.support.processes import EtcdServer
@@ -20,6 +23,21 @@ def subclasses(kind: type) -> set[type]:
 
 def test_every_error_class_has_a_status() -> None:
     assert subclasses(SchedulerError) <= set(STATUS)
+
+
+@pytest.mark.parametrize(
+    ("error", "field"),
+    [(InvalidJob("due_time", "due time format not recognized"), "job.due_time"), (InvalidName("bad"), "name")],
+)
+def test_bad_jobs_name_their_field_for_programs(error: SchedulerError, field: str) -> None:
+    """The status is UNKNOWN, as recorded from the reference; the details say more (W49)."""
+    answer = rpc_error(error)
+    rich = status_pb2.Status.FromString(answer.details)
+    bad = error_details_pb2.BadRequest()
+    assert rich.details[0].Unpack(bad)
+    assert (answer.status, rich.code, rich.message) == (Status.UNKNOWN, 2, answer.message)
+    assert [(one.field, one.description) for one in bad.field_violations] == [(field, str(error))]
+    assert rpc_error(JobExists("x")).details == b""
 
 
 def job(size: int) -> pb.Job:
