@@ -234,6 +234,7 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
         work = [
             tasks.create_task(replica.store.run(), name="store"),
             tasks.create_task(replica.engine.run(), name="engine"),
+            tasks.create_task(replica.watchdog.run(), name="watchdog"),
             tasks.create_task(_take_part(replica, process.stop), name="cluster"),
         ]
         if identity is not None:

@@ -65,6 +65,7 @@ class EngineStatistics:
         "fenced_writes",
         "finished",
         "load_seconds",
+        "loop_lag_seconds",
         "resyncs",
         "succeeded",
     )
@@ -76,6 +77,7 @@ class EngineStatistics:
         self.acknowledgement_seconds = (Histogram(DURATION_BOUNDS_S), Histogram(DURATION_BOUNDS_S))
         self.commit_seconds = Histogram(DURATION_BOUNDS_S)
         self.load_seconds = Histogram(DURATION_BOUNDS_S)
+        self.loop_lag_seconds = Histogram(DURATION_BOUNDS_S)
         self.blocked = self.checkpoints = self.commits = self.commit_retries = self.corrupt_records = 0
         self.fenced_writes = self.finished = self.resyncs = 0
 
@@ -298,6 +300,11 @@ def scheduler_samples(
         gauge("scheduler_uncommitted_results", "Results not committed yet.", "uncommitted"),
         gauge("scheduler_ready", "1 while the replica is ready.", "ready"),
         histogram("scheduler_commit_duration_seconds", "One commit of progress.", engine.commit_seconds),
+        histogram(
+            "scheduler_event_loop_lag_seconds", "How much late the event loop wakes up.", engine.loop_lag_seconds
+        ),
+        gauge("scheduler_oldest_due_seconds", "Age of the oldest due occurrence that has not left.", "oldest_due"),
+        gauge("scheduler_engine_stuck_seconds", "Time without progress while something is to be done.", "stuck"),
         histogram("scheduler_partition_load_duration_seconds", "Loading one partition.", engine.load_seconds),
         counter("scheduler_commits", "Commits of progress.", lambda: engine.commits),
         counter("scheduler_commit_retries", "Commits sent again.", lambda: engine.commit_retries),

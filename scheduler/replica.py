@@ -19,6 +19,7 @@ from scheduler.core.lifecycle import Job
 from scheduler.core.shares import Shares
 from scheduler.delivery.hub import Hub
 from scheduler.engine.engine import Engine
+from scheduler.engine.watchdog import Watchdog
 from scheduler.etcd.client import Client
 from scheduler.grpc_services import health_methods, reflection_methods
 from scheduler.http2.call import Method
@@ -42,8 +43,8 @@ from scheduler.store.keys import Keys
 from scheduler.store.partition import PartitionReader
 from scheduler.store.progress import ProgressLog
 
-# No progress of the commits for so long, with results waiting, is a fault that a restart may mend.
-_STUCK_S = 60.0
+# An election of etcd's takes a few seconds; commits that fail for longer are worth saying.
+_FAILING_S = 5.0
 _RECHECK_S = 15.0
 
 
@@ -105,6 +106,7 @@ class Replica:
             max_txn_ops=settings.etcd_max_txn_ops,
         )
         self.identity_statistics, self.kubernetes_statistics = identity, KubernetesStatistics()
+        self.watchdog = Watchdog(engine=self.engine, statistics=self.engine_statistics, give_up=self.cluster.retire)
         self.leaving = False
         self.authorizer = Authorizer(
             tls=settings.mutual_tls, trust_domains=settings.trust_domains, clock=clock, statistics=self.rpc_statistics
@@ -152,15 +154,13 @@ class Replica:
             return f"{self.cluster.state} the cluster"
         if self.engine.commits.full:
             return "too many results wait for etcd"
-        return None
+        if failure := self.engine.commits.failing(_FAILING_S):
+            return f"etcd takes no commits: {failure}"
+        return self.watchdog.not_ready()
 
     def not_live(self) -> str | None:
-        """Why this replica should be restarted; None: it should not."""
-        commits = self.engine.commits
-        stuck_s = self.clock.boottime_s() - commits.last_commit_s
-        if commits.uncommitted and stuck_s > _STUCK_S and self.cluster.tenure.may_act(self.clock.boottime_s()):
-            return f"no commit for {stuck_s:.0f} s with {commits.uncommitted} results waiting"
-        return None
+        """Why this replica should be restarted; None: it should not. What etcd does or does not is no reason."""
+        return self.watchdog.not_live()
 
     def registry(self, server: Callable[[], ServerStatistics]) -> CollectorRegistry:
         """All metrics; `server` tells those of the gRPC server."""
@@ -195,6 +195,8 @@ class Replica:
                         "jobs": engine.job_count,
                         "owned": lambda: len(engine.partitions),
                         "partitions": lambda: self.settings.partitions,
+                        "oldest_due": engine.oldest_due_s,
+                        "stuck": lambda: self.watchdog.stuck_s,
                         "uncommitted": lambda: engine.commits.uncommitted,
                         "ready": lambda: float(self.not_ready() is None),
                     },

@@ -4,9 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.client import Client, EtcdReader, hosts_of
 from tests.support.processes import EtcdServer, Replica, wait_until
+
+# A busy machine is no failure of what a property is about.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture

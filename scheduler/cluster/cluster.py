@@ -480,6 +480,16 @@ class Cluster:
             self._moving.discard(partition)
             self._look.set()
 
+    async def retire(self, reason: str) -> None:
+        """Give everything up at once, without hand-over, and stay out. `run` returns afterwards."""
+        _log.error("retired", replica=self.replica, reason=reason)
+        self._draining = True
+        self.tenure.end()
+        self._drained.set()
+        self._lease_gone.set()
+        with contextlib.suppress(EtcdError):
+            await self._etcd.lease_revoke(self._lease)
+
     async def drain(self, timeout_s: float) -> None:
         """Hand everything over, then give the lease up; bounded. `run` returns afterwards."""
         self._draining = True

@@ -364,6 +364,22 @@ class Hub:
     # For metrics and operators
 
     @property
+    def sent(self) -> int:
+        """Triggers that have left so far."""
+        return self._statistics.sent
+
+    def oldest_waiting_ns(self, *, movable: bool) -> int | None:
+        """Due time of the job that has waited longest at no gate; `movable`: among those that a stream has room for."""
+        oldest: int | None = None
+        for target in list(self._targets.values()):
+            if not target.waiting or (movable and target.pick() is None):
+                continue
+            job = target.waiting.head()
+            if job is not None and (oldest is None or job.fire_ns < oldest):
+                oldest = job.fire_ns
+        return oldest
+
+    @property
     def stream_count(self) -> int:
         """Connected WatchJobs streams."""
         return len(self._streams)

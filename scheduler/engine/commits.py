@@ -62,7 +62,17 @@ class Commits:
         self._idle = asyncio.Event()
         self._finished: dict[Job, None] = {}
         self._finished_wakeup = asyncio.Event()
-        self.last_commit_s = clock.boottime_s()
+        # Attempts that have ended, however they did; since when and why they fail.
+        self.attempts = 0
+        self._failing_since_s: float | None = None
+        self._failure = ""
+
+    def failing(self, for_s: float) -> str | None:
+        """What etcd says to commits, if it has taken none for so long that something waits; None: it takes them."""
+        since_s = self._failing_since_s
+        if since_s is None or self._clock.boottime_s() - since_s < for_s:
+            return None
+        return self._failure
 
     @property
     def full(self) -> bool:
@@ -137,7 +147,6 @@ class Commits:
             for owned, _, _ in taken:
                 owned.committing = False
         self.uncommitted -= count
-        self.last_commit_s = self._clock.boottime_s()
         for owned, jobs, _ in taken:
             owned.journal_batches += 1
             owned.journal_entries += len(jobs)
@@ -158,7 +167,15 @@ class Commits:
                 outcome, lost = await self._log.append([append for _, _, append in taken])
             except EtcdError as error:
                 outcome, lost = Outcome.UNKNOWN, set()
+                self._failure = str(error)
                 _log.warning("commit_failed", error=str(error), uncommitted=self.uncommitted)
+            else:
+                self._failure = "no answer in time"
+            self.attempts += 1
+            if outcome is not Outcome.UNKNOWN:
+                self._failing_since_s = None
+            elif self._failing_since_s is None:
+                self._failing_since_s = started_s
             if outcome is Outcome.COMMITTED:
                 self._statistics.commit_seconds.observe(self._clock.boottime_s() - started_s)
                 self._statistics.commits += 1

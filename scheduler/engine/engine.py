@@ -59,6 +59,13 @@ class Hub(Protocol):
     def resume(self) -> None:
         """Firing is allowed again."""
 
+    @property
+    def sent(self) -> int:
+        """Triggers that have left so far."""
+
+    def oldest_waiting_ns(self, *, movable: bool) -> int | None:
+        """Due time of the job that has waited longest; `movable`: among those that a stream has room for."""
+
 
 class Engine:
     """Owns partitions on the cluster's behalf: see `PartitionOwner` in the cluster room for the three calls that it gets from there."""
@@ -330,7 +337,38 @@ class Engine:
                 self._commits.finished(job.partition, job)
         self._rearm()
 
-    # For operators
+    # For operators and the watchdog
+
+    def oldest_due_s(self) -> float:
+        """Age of the oldest due occurrence that has not left, whatever it waits for."""
+        return self._behind_s(movable=False)
+
+    @property
+    def fired(self) -> int:
+        """Occurrences that have left."""
+        return self.hub.sent
+
+    @property
+    def uncommitted(self) -> int:
+        """Settled jobs that wait for a commit."""
+        return self._commits.uncommitted
+
+    @property
+    def attempts(self) -> int:
+        """Commits that etcd answered, or that ran out of time."""
+        return self._commits.attempts
+
+    @property
+    def movable_s(self) -> float:
+        """How long the oldest due occurrence has been able to leave, and has not; 0 where firing is not allowed."""
+        if self._commits.full or not self._lease().may_act(self._clock.boottime_s()):
+            return 0.0
+        return self._behind_s(movable=True)
+
+    def _behind_s(self, *, movable: bool) -> float:
+        due = (self._timers.next_due_ns(), self.hub.oldest_waiting_ns(movable=movable))
+        oldest_ns = min((ns for ns in due if ns is not None), default=None)
+        return 0.0 if oldest_ns is None else max(0.0, (self._clock.wall_ns() - oldest_ns) * 1e-9)
 
     @property
     def commits(self) -> Commits:

@@ -266,3 +266,14 @@ def test_what_is_not_answered_in_time_counts_as_failed_once(bench: Bench) -> Non
     assert bench.settled == [old]
     bench.hub.detach(stream)
     assert bench.hub.oldest_in_flight_s() == 0
+
+
+def test_what_could_leave_is_told_from_what_waits_for_a_stream(bench: Bench) -> None:
+    assert bench.hub.oldest_waiting_ns(movable=False) is None
+    bench.offer("waits")
+    assert bench.hub.oldest_waiting_ns(movable=False) == 1
+    assert bench.hub.oldest_waiting_ns(movable=True) is None, "no stream is there to take it"
+    bench.attach((None, 1))
+    assert bench.hub.oldest_waiting_ns(movable=False) is None
+    bench.offer("held back by the gate")
+    assert bench.hub.oldest_waiting_ns(movable=True) is None

@@ -163,12 +163,12 @@ class Run:
 def running(directory: Path, *, seed: int, seconds: int = 60, load: bool = True, **cluster: Any) -> Iterator[Run]:
     """A cluster under load; whatever happens, its processes and networks are gone afterwards."""
     directory.mkdir(parents=True, exist_ok=True)
-    environment = cluster.pop("environment", None)
+    environment, replicas = cluster.pop("environment", None), cluster.pop("replicas", 3)
     made = FaultCluster(directory, **cluster)
     run = Run(directory, made, seed)
     print(f"seed {seed}, etcd {etcd_version()}, files in {directory}", flush=True)
     try:
-        made.open(environment=environment)
+        made.open(replicas, environment=environment)
         if load:
             run.begin(seconds)
         yield run
