@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import random
 import resource
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from scheduler import __version__
 from scheduler.aio.clock import SystemClock
 from scheduler.aio.endpoint import Check, Endpoints
+from scheduler.aio.garbage import Garbage
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.config import ServeSettings, is_loopback
 from scheduler.core.errors import SchedulerError
@@ -30,15 +30,13 @@ from scheduler.identity.sentry import SentrySource
 from scheduler.identity.server import ServerIdentity
 from scheduler.identity.sources import FileSource, Source
 from scheduler.logs import get_logger
-from scheduler.metrics import IdentityStatistics
+from scheduler.metrics import IdentityStatistics, ProcessStatistics
 from scheduler.replica import Replica
 from scheduler.store.errors import WrongCluster
 
 _START_RETRY_S = 0.5
 _IDENTITY_RETRY_S = 2.0
 _STREAM_GRACE_S = 0.5
-# The collector looks at young objects only now and then: a replica's jobs live long, and their garbage is mostly acyclic.
-_GC_THRESHOLDS = (50_000, 20, 100)
 
 _log = get_logger("app")
 
@@ -48,6 +46,8 @@ class _Process:
     """What there is before a replica is."""
 
     settings: ServeSettings
+    statistics: ProcessStatistics
+    garbage: Garbage
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     endpoints: Endpoints = field(default_factory=Endpoints)
     live: dict[str, Check] = field(default_factory=dict)
@@ -64,11 +64,12 @@ class _Process:
         del self.ready[name]
 
 
-async def run(settings: ServeSettings) -> int:
+async def run(settings: ServeSettings, statistics: ProcessStatistics) -> int:
     """Serve until SIGTERM or SIGINT, then stop in order. Returns the exit code; raises OSError for a port that is taken."""
-    gc.set_threshold(*_GC_THRESHOLDS)
     _raise_file_limit()
-    process = _Process(settings)
+    garbage = Garbage(statistics.collection_seconds.observe)
+    garbage.install()
+    process = _Process(settings, statistics, garbage)
     # Until there is a replica that says otherwise: not a moment may look ready before.
     process.ready["replica"] = lambda: "starting"
     loop = asyncio.get_running_loop()
@@ -87,6 +88,7 @@ async def run(settings: ServeSettings) -> int:
             _log.error("cannot_start", error=str(error))
     finally:
         await process.endpoints.close()
+        garbage.uninstall()
     return code
 
 
@@ -217,7 +219,15 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
     port = await server.listen(settings.listen_address, settings.port, tls=tls)
     lease_file, clock = _lease_file(settings), SystemClock()
     replica = Replica(
-        settings, etcd, _advertised(settings, port), lease_file, process.identity, clock=clock, rng=process.rng
+        settings,
+        etcd,
+        _advertised(settings, port),
+        lease_file,
+        process.identity,
+        clock=clock,
+        rng=process.rng,
+        process=process.statistics,
+        kept=process.garbage.kept,
     )
     server.methods.update(replica.methods())
     if tls is None and not is_loopback(settings.listen_address):

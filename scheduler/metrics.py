@@ -19,6 +19,8 @@ _REFERENCE_BOUNDS_S = (0.1, 0.5, 1, 5, 10)
 _TYPES = ("job", "actor")
 # Concurrency limits with a series of their own; apps choose their names, so the number must be bounded.
 GATE_SERIES_MAX = 500
+# How long everything may be held up at once: a turn of the loop, a collection of garbage.
+HOLD_BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 DURATION_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -127,6 +129,22 @@ class RpcStatistics:
         self.sidecar_errors = {"auth_failed": 0, "recv_failed": 0, "send_failed": 0}
 
 
+class ProcessStatistics:
+    """What holds the whole process up."""
+
+    __slots__ = ("collection_seconds", "turn_seconds", "turn_seconds_max")
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.collection_seconds, self.turn_seconds = Histogram(HOLD_BOUNDS_S), Histogram(HOLD_BOUNDS_S)
+        self.turn_seconds_max = 0.0
+
+    def turn(self, seconds: float) -> None:
+        """One turn of the event loop."""
+        self.turn_seconds.observe(seconds)
+        self.turn_seconds_max = max(self.turn_seconds_max, seconds)
+
+
 class IdentityStatistics:
     """Counted by the identity room."""
 
@@ -229,6 +247,7 @@ def scheduler_samples(
     rpc: RpcStatistics,
     identity: IdentityStatistics,
     kubernetes: KubernetesStatistics,
+    process: ProcessStatistics,
     gauges: dict[str, Callable[[], float]],
     gates: Callable[[], Sequence[tuple[ConcurrencyGate, int]]],
     refusals: Callable[[], Mapping[str, float]],
@@ -298,6 +317,17 @@ def scheduler_samples(
         gauge("scheduler_owned_partitions", "Partitions that this replica owns.", "owned"),
         gauge("scheduler_partitions", "Partitions of the cluster.", "partitions"),
         gauge("scheduler_uncommitted_results", "Results not committed yet.", "uncommitted"),
+        histogram("scheduler_loop_turn_seconds", "Turns of the event loop.", process.turn_seconds),
+        Sample(
+            "gauge",
+            "scheduler_loop_turn_seconds_max",
+            "The longest turn of the event loop.",
+            "",
+            lambda: one(process.turn_seconds_max),
+        ),
+        histogram(
+            "scheduler_garbage_collection_seconds", "Pauses of the garbage collector.", process.collection_seconds
+        ),
         gauge("scheduler_ready", "1 while the replica is ready.", "ready"),
         histogram("scheduler_commit_duration_seconds", "One commit of progress.", engine.commit_seconds),
         histogram(

@@ -30,6 +30,7 @@ from scheduler.metrics import (
     EngineStatistics,
     IdentityStatistics,
     KubernetesStatistics,
+    ProcessStatistics,
     RpcStatistics,
     StatisticsCollector,
     scheduler_samples,
@@ -61,8 +62,13 @@ class Replica:
         *,
         clock: Clock,
         rng: random.Random,
+        process: ProcessStatistics | None = None,
+        kept: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """`address` is what sidecars are told; `clock` and `rng` are all that it knows of time and chance."""
+        """`address` is what sidecars are told; `clock` and `rng` are all that it knows of time and chance.
+
+        `process` tells of the process around it; `kept` hears how many jobs have come into memory.
+        """
         self.clock = clock
         keys = Keys(settings.etcd_root)
         self.settings = settings
@@ -87,6 +93,7 @@ class Replica:
             statistics=self.engine_statistics,
             hub=self._make_hub,
             commit_window=settings.commit_window,
+            kept=kept,
         )
         self.cluster = Cluster(
             etcd=etcd,
@@ -105,6 +112,7 @@ class Replica:
             lease_file=lease_file,
             max_txn_ops=settings.etcd_max_txn_ops,
         )
+        self.process_statistics = process or ProcessStatistics()
         self.identity_statistics, self.kubernetes_statistics = identity, KubernetesStatistics()
         self.watchdog = Watchdog(engine=self.engine, statistics=self.engine_statistics, give_up=self.cluster.retire)
         self.leaving = False
@@ -186,6 +194,7 @@ class Replica:
                     rpc=self.rpc_statistics,
                     identity=self.identity_statistics,
                     kubernetes=self.kubernetes_statistics,
+                    process=self.process_statistics,
                     gauges={
                         "connections": lambda: server().connections,
                         "in_flight": hub.in_flight_count,

@@ -12,6 +12,7 @@ from scheduler.metrics import (
     EngineStatistics,
     IdentityStatistics,
     KubernetesStatistics,
+    ProcessStatistics,
     RpcStatistics,
     scheduler_samples,
 )
@@ -40,6 +41,7 @@ def test_metric_names_are_unique() -> None:
         rpc=RpcStatistics(),
         identity=IdentityStatistics(),
         kubernetes=KubernetesStatistics(),
+        process=ProcessStatistics(),
         gauges={},
         gates=list,
         refusals=dict,

@@ -1,5 +1,6 @@
 """The command line: `scheduler serve | sidecar | dev | job | certificate | version`. Imports are late, so that help is quick."""
 
+import asyncio
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,12 +178,15 @@ def serve(log_level: str, log_as_json: bool, log_file: Path | None, **values: An
     settings = settings_of(lambda **flags: ServeSettings(**reference.take(flags, ignored)), values)
     configure_logs(log_level, as_json=log_as_json, file=log_file)
     from scheduler import app
+    from scheduler.aio.turns import TurnTimer
     from scheduler.logs import get_logger
+    from scheduler.metrics import ProcessStatistics
 
     for flag in ignored:
         get_logger("cli").warning("flag_without_effect", flag=flag, reason=reference.reason(flag))
 
-    run(app.run(settings))
+    statistics = ProcessStatistics()
+    run(app.run(settings, statistics), loop=lambda: asyncio.SelectorEventLoop(TurnTimer(statistics.turn)))
 
 
 @main.command()

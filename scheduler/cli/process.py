@@ -14,12 +14,13 @@ from scheduler.core.errors import SchedulerError
 LEVELS = click.Choice(["debug", "info", "warn", "error", "fatal"])
 
 
-def run(work: Coroutine[Any, Any, int]) -> None:
-    """Run to the end, and exit with its code."""
+def run(work: Coroutine[Any, Any, int], *, loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    """Run to the end, on the loop that `loop` makes, and exit with its code."""
     from scheduler.etcd.binary import EtcdBinaryMissing
 
     try:
-        sys.exit(asyncio.run(work))
+        with asyncio.Runner(loop_factory=loop) as runner:
+            sys.exit(runner.run(work))
     except (ConfigError, EtcdBinaryMissing, SchedulerError, OSError, RuntimeError) as error:
         click.echo(f"scheduler: {error}", err=True)
         sys.exit(1)

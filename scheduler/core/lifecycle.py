@@ -103,7 +103,7 @@ class Job:
         self.partition: Any = None
         self.target: Any = None
         self.concurrency_key: str | None = None
-        self.timer: int | None = None
+        self.timer: Any = None
         self.sent_ns = 0
         self.state = State.ARMED
         self.count = 0

@@ -1,31 +1,71 @@
 """The timer queue of a replica: which jobs are due, in the order of their time, cheap enough for millions.
 
-Instants are rounded up to a grain, so that jobs due close together share one wake-up and one heap entry: a little late, never early.
-Cancelling marks; marked entries fall out when they come up, or in a sweep once they outnumber the live ones.
+Instants are rounded up to a grain, so that jobs due close together share one wake-up and one heap entry: a little late, never early. Later jobs
+stand in buckets of coarser levels, a pointer each; a coarse bucket is spread over the finer level, in slices, a whole period ahead of its time.
+Cancelling marks; marked entries fall out when they come up, or once they are half of their bucket.
 """
 
-from collections import deque
-from heapq import heapify, heappop, heappush
-from typing import Any
+from heapq import heappop, heappush
+from itertools import pairwise
 
 from scheduler.core.lifecycle import Job
 
 GRAIN_NS = 4_000_000
-_SWEEP_MIN = 4_096
+# A bucket's width at each level, in grains as a power of two: 4 ms, 65 s, 12 days.
+_LEVEL_BITS = (0, 14, 28)
+_NEVER = 1 << 100
+# Jobs that leave coarse buckets in one go: well below a millisecond.
+_SPREAD_SLICE = 1_024
+
+
+class _Bucket(list[Job]):
+    """Jobs of one grain or coarse period; `gone` of its entries are cancelled."""
+
+    gone = 0
+
+
+class _Level:
+    """Buckets of one width."""
+
+    __slots__ = ("bits", "buckets", "horizon", "periods")
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self.buckets: dict[int, _Bucket] = {}
+        # A heap of the buckets' numbers.
+        self.periods: list[int] = []
+        # The first grain that belongs to the level above.
+        self.horizon = _NEVER
+
+    def add(self, grain: int, job: Job) -> None:
+        period = grain >> self.bits
+        bucket = self.buckets.get(period)
+        if bucket is None:
+            bucket = self.buckets[period] = _Bucket()
+            heappush(self.periods, period)
+        bucket.append(job)
+        job.timer = bucket
+
+    def pop(self) -> _Bucket:
+        """The earliest bucket."""
+        return self.buckets.pop(heappop(self.periods))
 
 
 class TimerQueue:
-    """Jobs by due time. A job is in the queue exactly while its `timer` is not None; the queue alone writes that field."""
+    """Jobs by due time. A job is in the queue exactly while its `timer` is not None; the queue alone writes that field: the bucket it stands in."""
 
-    __slots__ = ("_buckets", "_cancelled", "_grains", "_live", "_ready")
+    __slots__ = ("_advance_at", "_levels", "_live", "_ready", "_ready_grain")
 
-    def __init__(self) -> None:
-        self._grains: list[int] = []
-        # One job, or a list of them: most grains of a quiet queue hold one.
-        self._buckets: dict[int, Any] = {}
-        self._ready: deque[tuple[int, Job]] = deque()
+    def __init__(self, now_ns: int = 0) -> None:
+        """Jobs of the time around `now_ns` go to their grains at once."""
+        self._levels = tuple(_Level(bits) for bits in _LEVEL_BITS)
+        # The grain at which some horizon must move on.
+        self._advance_at = 0
+        # Of a grain that has come, what has not been popped yet; the first job is the last of the list.
+        self._ready = _Bucket()
+        self._ready_grain = 0
         self._live = 0
-        self._cancelled = 0
+        self._advance(now_ns // GRAIN_NS)
 
     def __len__(self) -> int:
         return self._live
@@ -34,68 +74,81 @@ class TimerQueue:
         """Queue the job for its `fire_ns`; a job that is queued already moves."""
         if job.timer is not None:
             self.cancel(job)
-        grain = -(-job.fire_ns // GRAIN_NS)
-        job.timer = grain
         self._live += 1
-        bucket = self._buckets.get(grain)
-        if bucket is None:
-            self._buckets[grain] = job
-            heappush(self._grains, grain)
-        elif type(bucket) is list:
-            bucket.append(job)
-        else:
-            self._buckets[grain] = [bucket, job]
+        grain = -(-job.fire_ns // GRAIN_NS)
+        for level in self._levels:
+            if grain < level.horizon:
+                level.add(grain, job)
+                return
 
     def cancel(self, job: Job) -> None:
         """Take the job out, wherever it is; no harm if it is not in."""
-        if job.timer is None:
+        bucket: _Bucket | None = job.timer
+        if bucket is None:
             return
         job.timer = None
         self._live -= 1
-        self._cancelled += 1
-        if self._cancelled > _SWEEP_MIN and self._cancelled > self._live:
-            self._sweep()
+        bucket.gone += 1
+        if bucket.gone * 2 > len(bucket):
+            bucket[:] = [one for one in bucket if one.timer is bucket]
+            bucket.gone = 0
 
     def next_due_ns(self) -> int | None:
-        """When the queue wants to be asked again; None while it is empty. Never earlier than the first live job's time."""
+        """When the queue wants to be asked again: for jobs that are due, or for a bucket that is to be spread. None while it is empty."""
         if self._ready:
-            return self._ready[0][0] * GRAIN_NS
-        return self._grains[0] * GRAIN_NS if self._grains else None
+            return self._ready_grain * GRAIN_NS
+        wanted = [(level.periods[0] - (level.bits > 0)) << level.bits for level in self._levels if level.periods]
+        return min(wanted) * GRAIN_NS if wanted else None
 
     def pop_due(self, now_ns: int, limit: int) -> list[Job]:
         """At most `limit` jobs whose time has come, earliest first; the rest keeps its place."""
         due: list[Job] = []
-        ready, grains, buckets = self._ready, self._grains, self._buckets
         now_grain = now_ns // GRAIN_NS
+        if now_grain >= self._advance_at:
+            self._advance(now_grain)
+        ready, grains = self._ready, self._levels[0]
         while len(due) < limit:
             if ready:
-                grain, job = ready.popleft()
-                if job.timer == grain:
+                job = ready.pop()
+                if job.timer is ready:
                     job.timer = None
                     due.append(job)
                 else:
-                    self._cancelled -= 1
-                continue
-            if not grains or grains[0] > now_grain:
-                break
-            grain = heappop(grains)
-            bucket = buckets.pop(grain)
-            if type(bucket) is list:
-                ready.extend((grain, job) for job in bucket)
+                    ready.gone -= 1
+            elif grains.periods and grains.periods[0] <= now_grain:
+                self._ready_grain = grains.periods[0]
+                ready = self._ready = grains.pop()
+                ready.reverse()
             else:
-                ready.append((grain, bucket))
+                break
         self._live -= len(due)
         return due
 
-    def _sweep(self) -> None:
-        """Drop all cancelled entries at once."""
-        kept: dict[int, Any] = {}
-        for grain, bucket in self._buckets.items():
-            jobs = [job for job in (bucket if type(bucket) is list else [bucket]) if job.timer == grain]
-            if jobs:
-                kept[grain] = jobs[0] if len(jobs) == 1 else jobs
-        self._ready = deque((grain, job) for grain, job in self._ready if job.timer == grain)
-        self._buckets = kept
-        self._grains = list(kept)
-        heapify(self._grains)
-        self._cancelled = 0
+    def _advance(self, now_grain: int) -> None:
+        """Move each level's horizon to the end of the next coarser period, and what it passes down a level, a slice at a time."""
+        left = _SPREAD_SLICE
+        advance_at = _NEVER
+        for finer, coarser in reversed(list(pairwise(self._levels))):
+            end = (now_grain >> coarser.bits) + 2
+            before, finer.horizon = finer.horizon, end << coarser.bits
+            while coarser.periods and coarser.periods[0] < end:
+                left -= self._spread(coarser.buckets[coarser.periods[0]], left)
+                if not left:
+                    finer.horizon = before
+                    break
+                coarser.pop()
+            advance_at = min(advance_at, finer.horizon - (1 << coarser.bits))
+        self._advance_at = advance_at
+
+    def _spread(self, bucket: _Bucket, limit: int) -> int:
+        """Push at most `limit` jobs of a coarse bucket anew, and return how many that were."""
+        count = min(limit, len(bucket))
+        for _ in range(count):
+            job = bucket.pop()
+            if job.timer is bucket:
+                job.timer = None
+                self._live -= 1
+                self.push(job)
+            else:
+                bucket.gone -= 1
+        return count

@@ -26,8 +26,9 @@ from scheduler.store.progress import ProgressLog
 _ARMED, _WAITING, _IN_FLIGHT, _DONE, _GONE = State.ARMED, State.WAITING, State.IN_FLIGHT, State.DONE, State.GONE
 # One turn fires at most this many, so that a storm starves neither acknowledgements nor other jobs.
 FIRE_SLICE = 512
-# Records taken in before the loop gets its turn while a partition loads.
-LOAD_SLICE = 256
+# Records taken in before the loop gets its turn while a partition loads; as many partitions load at once as say `_LOADS_AT_ONCE`.
+LOAD_SLICE = 32
+_ARM_SLICE = 2_048
 _LOADS_AT_ONCE = 16
 # The wall clock may be set: nothing sleeps on it for longer.
 _SLEEP_MAX_S = 1.0
@@ -81,16 +82,21 @@ class Engine:
         statistics: EngineStatistics,
         hub: Callable[[Callable[[Job, bool], None], Callable[[], bool]], Hub],
         commit_window: int = 16_384,
+        kept: Callable[[int], None] = lambda _count: None,
         hand_over_wait_s: float = 0.3,
     ) -> None:
-        """`hub(settle, may_fire)` makes the hub; `commit_window` bounds what is acknowledged and not committed."""
+        """`hub(settle, may_fire)` makes the hub; `commit_window` bounds what is acknowledged and not committed.
+
+        `kept` hears how many jobs have come into memory.
+        """
         self.replica = replica
         self._reader = reader
         self._lease = lease
         self._clock = clock
         self._statistics = statistics
         self._hand_over_wait_s = hand_over_wait_s
-        self._timers = TimerQueue()
+        self._kept = kept
+        self._timers = TimerQueue(clock.wall_ns())
         self.partitions: dict[int, OwnedPartition] = {}
         self.hub = hub(self.settle, self.may_fire)
         self._commits = Commits(
@@ -201,6 +207,7 @@ class Engine:
                 self._put(owned, kv, snapshot.progress)
                 taken += 1
                 if taken % LOAD_SLICE == 0:
+                    self._kept(LOAD_SLICE)
                     await asyncio.sleep(0)
         if owned.phase is Phase.ENDED:
             return
@@ -208,9 +215,9 @@ class Engine:
             self._remove(owned, key)
         if loading:
             owned.phase = Phase.FIRING
-            for job in owned.jobs.values():
-                if job.state is _ARMED:
-                    self._timers.push(job)
+            await self._arm(owned)
+            if owned.phase is not Phase.FIRING:
+                return
         owned.watch = self._reader.watch(
             owned.number,
             snapshot.revision + 1,
@@ -218,6 +225,14 @@ class Engine:
             lambda reason: self._watch_lost(owned, reason),
         )
         self._rearm()
+
+    async def _arm(self, owned: OwnedPartition) -> None:
+        """Start the timers of a partition that has just come in; other work of the loop gets its turns."""
+        for taken, job in enumerate(list(owned.jobs.values()), 1):
+            if job.state is _ARMED:
+                self._timers.push(job)
+            if taken % _ARM_SLICE == 0:
+                await asyncio.sleep(0)
 
     def _watch_lost(self, owned: OwnedPartition, reason: str) -> None:
         owned.watch = None
@@ -234,6 +249,7 @@ class Engine:
                 self._remove(owned, kv.key)
             else:
                 self._put(owned, kv, {})
+        self._kept(len(events))
         self._rearm()
 
     def _put(self, owned: OwnedPartition, kv: KeyValue, progress: dict[int, Progress]) -> None:

@@ -4,7 +4,6 @@ import pytest
 
 from scheduler.core.lifecycle import BURST_MAX, DEFAULT_POLICY, DROP, PACE_NS, FailurePolicy, Job, Progress, State
 from scheduler.core.schedule import parse_schedule
-from scheduler.core.timers import GRAIN_NS, TimerQueue
 
 S = 1_000_000_000
 
@@ -116,31 +115,6 @@ def test_a_loaded_job_resumes_where_its_progress_left_it() -> None:
 def test_merging_progress_is_monotone() -> None:
     early, late = Progress(1, 2, 3, 0, 0, False), Progress(1, 3, 0, 0, 0, False)
     assert late.supersedes(early) and not early.supersedes(late) and not late.supersedes(late)
-
-
-def test_timers_never_fire_early_and_keep_order() -> None:
-    queue = TimerQueue()
-    jobs = []
-    for offset in (5, 1, 3, 3):
-        job = make()
-        job.fire_ns = offset * GRAIN_NS - 1
-        queue.push(job)
-        jobs.append(job)
-    assert queue.pop_due(GRAIN_NS - 1, 10) == []
-    assert queue.pop_due(3 * GRAIN_NS, 2) == [jobs[1], jobs[2]]
-    assert queue.pop_due(3 * GRAIN_NS, 2) == [jobs[3]]
-    queue.cancel(jobs[0])
-    assert queue.pop_due(99 * GRAIN_NS, 9) == [] and len(queue) == 0
-
-
-def test_cancelled_timers_do_not_pile_up() -> None:
-    queue = TimerQueue()
-    for index in range(20_000):
-        job = make()
-        job.fire_ns = (1_000 + index) * GRAIN_NS
-        queue.push(job)
-        queue.cancel(job)
-    assert len(queue) == 0 and len(queue._grains) < 10_000
 
 
 @pytest.mark.parametrize("period", ["0s", "1ns", "-1s", "9ms"])

@@ -1,0 +1,111 @@
+"""The timer queue against a list that is sorted again at each question."""
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.core.timers import GRAIN_NS, TimerQueue
+from tests.core.test_lifecycle import S, make
+
+HOUR_NS = 3_600 * S
+START_NS = 1_764_000_000 * S
+
+
+def job_at(ns: int):
+    job = make()
+    job.fire_ns = ns
+    return job
+
+
+def drain(queue: TimerQueue, now_ns: int, limit: int = 512) -> list:
+    """All that is due, however many questions that takes: the queue spreads coarse buckets a slice at each."""
+    due = []
+    while True:
+        due += queue.pop_due(now_ns, limit)
+        next_ns = queue.next_due_ns()
+        if next_ns is None or next_ns > now_ns:
+            return due
+
+
+def test_timers_never_fire_early_and_keep_order() -> None:
+    queue = TimerQueue()
+    jobs = [job_at(offset * GRAIN_NS - 1) for offset in (5, 1, 3, 3)]
+    for job in jobs:
+        queue.push(job)
+    assert queue.pop_due(GRAIN_NS - 1, 10) == []
+    assert queue.pop_due(3 * GRAIN_NS, 2) == [jobs[1], jobs[2]]
+    assert queue.pop_due(3 * GRAIN_NS, 2) == [jobs[3]]
+    queue.cancel(jobs[0])
+    assert queue.pop_due(99 * GRAIN_NS, 9) == [] and len(queue) == 0
+
+
+def test_cancelled_timers_do_not_pile_up() -> None:
+    queue = TimerQueue(START_NS)
+    for index in range(20_000):
+        job = job_at(START_NS + (index % 7) * HOUR_NS)
+        queue.push(job)
+        queue.cancel(job)
+    assert len(queue) == 0
+    assert not any(any(level.buckets.values()) for level in queue._levels)
+    assert sum(len(level.periods) for level in queue._levels) <= 7
+
+
+def test_a_million_jobs_of_one_far_instant_cost_a_slice_at_a_time_and_are_due_on_time() -> None:
+    queue = TimerQueue(START_NS)
+    due_ns = START_NS + HOUR_NS
+    for _ in range(50_000):
+        queue.push(job_at(due_ns))
+    questions = 0
+    now_ns = START_NS
+    while (next_ns := queue.next_due_ns()) is not None and next_ns < due_ns:
+        now_ns = max(now_ns, next_ns)
+        assert queue.pop_due(now_ns, 512) == []
+        questions += 1
+        assert questions < 100
+    assert now_ns <= due_ns - 60 * S
+    assert len(queue.pop_due(due_ns + GRAIN_NS, 512)) == 512
+    assert len(drain(queue, due_ns + GRAIN_NS)) == 50_000 - 512
+
+
+def test_the_clock_may_leap() -> None:
+    queue = TimerQueue(START_NS)
+    jobs = [job_at(START_NS + hours * HOUR_NS) for hours in (30, 10, 20)]
+    for job in jobs:
+        queue.push(job)
+    assert drain(queue, START_NS + 25 * HOUR_NS) == [jobs[1], jobs[2]]
+    assert drain(queue, START_NS) == []
+    assert drain(queue, START_NS + 31 * HOUR_NS) == [jobs[0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 60, 3_600, 864_000, 86_400_000]))
+def test_it_does_what_a_sorted_list_does(seed: int, width_s: int) -> None:
+    rng = random.Random(seed)
+    queue, waiting, now_ns = TimerQueue(START_NS), [], START_NS
+    for _ in range(300):
+        kind = rng.randrange(10)
+        if kind < 6:
+            job = job_at(now_ns + rng.randrange(-S, width_s * S))
+            queue.push(job)
+            waiting.append(job)
+        elif kind < 8 and waiting:
+            job = rng.choice(waiting)
+            if rng.randrange(2):
+                queue.cancel(job)
+                waiting.remove(job)
+            else:
+                job.fire_ns = now_ns + rng.randrange(width_s * S)
+                queue.push(job)
+        else:
+            now_ns += rng.randrange(width_s * S // 4)
+            due = drain(queue, now_ns, rng.choice([1, 3, 512]))
+            assert all(job.fire_ns <= now_ns for job in due)
+            assert [job.timer for job in due] == [None] * len(due)
+            grains = [-(-job.fire_ns // GRAIN_NS) for job in due]
+            if width_s == 1:  # nothing of it was ever in a coarse bucket
+                assert grains == sorted(grains)
+            expected = [job for job in waiting if -(-job.fire_ns // GRAIN_NS) <= now_ns // GRAIN_NS]
+            assert sorted(map(id, due)) == sorted(map(id, expected))
+            waiting = [job for job in waiting if job not in expected]
+        assert len(queue) == len(waiting)
