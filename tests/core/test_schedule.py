@@ -103,25 +103,25 @@ def test_go_durations_round_trip(ns: int) -> None:
     st.one_of(st.text(max_size=60), st.from_regex(r"(TZ=[A-Z/a-z]{0,12} )?([@*0-9,/?a-z-]{1,8} ){4,7}", fullmatch=True))
 )
 def test_no_text_raises_anything_but_invalid_job_or_takes_long(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         parse_schedule(text).next_after(NOW)
         parse_time(text, NOW)
     except (InvalidJob, ValueError):
         pass
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
     "text", ["0" * 1_000_000, "@every " + "9" * 100_000 + "h", ",".join(["1"] * 100_000), "P" + "9" * 10_000 + "Y"]
 )
 def test_huge_inputs_are_refused_quickly(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidJob):
         parse_schedule(text)
     with pytest.raises(ValueError):
         parse_time(text, NOW)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_equal_texts_share_one_schedule() -> None:
