@@ -180,18 +180,20 @@ class Call(Stream):
         """Answer a call with an error."""
         self._end(status, message, details)
 
-    def finish(self, status: Status = Status.OK, message: str = "", *, details: bytes = b"") -> None:
-        """End a streaming call from our side; its sink hears `on_closed(None)`."""
+    def finish(
+        self, status: Status = Status.OK, message: str = "", *, details: bytes = b"", metadata: Metadata = ()
+    ) -> None:
+        """End a streaming call from our side, with `metadata` in the trailers; its sink hears `on_closed(None)`."""
         if not self.ended:
-            self._end(status, message, details)
+            self._end(status, message, details, metadata)
             self._close_sink(None)
 
-    def start(self) -> None:
+    def start(self, metadata: Metadata = ()) -> None:
         """Send the response headers now, if they have not gone yet."""
         if not self._started:
             self._started = True
-            head = frames.head(len(_RESPONSE_HEADERS), frames.HEADERS, frames.END_HEADERS, self.id)
-            self.connection.write(head + _RESPONSE_HEADERS)
+            block = _RESPONSE_HEADERS + encode_block(list(metadata)) if metadata else _RESPONSE_HEADERS
+            self.connection.write(frames.head(len(block), frames.HEADERS, frames.END_HEADERS, self.id) + block)
 
     def send(self, message: bytes) -> None:
         """Send one message of a streaming answer."""
@@ -213,7 +215,7 @@ class Call(Stream):
     def _trailers(self, block: bytes) -> bytes:
         return frames.head(len(block), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, self.id) + block
 
-    def _end(self, status: Status, message: str, details: bytes) -> None:
+    def _end(self, status: Status, message: str, details: bytes, metadata: Metadata = ()) -> None:
         if self.ended:
             return
         self._finish_timer()
@@ -224,6 +226,7 @@ class Call(Stream):
             fields.append(("grpc-message", encode_text(message)))
         if details:
             fields.append(("grpc-status-details-bin", encode_binary(details)))
+        fields.extend(metadata)
         self._started = True
         self.connection.end_stream(self, self._trailers(encode_block(fields)))
 

@@ -82,12 +82,12 @@ def go_install(package: str, name: str) -> Path:
     return target
 
 
-def go_build(module: Path, name: str) -> Path:
-    """The program of a Go module in this repository; its go.sum locks what it needs."""
+def go_build(module: Path, name: str, package: str = ".") -> Path:
+    """A program of a Go module in this repository, or of a module that it names as a tool; its go.sum locks what it needs."""
     need("go")
     target = CACHE / "go-bin" / name
     sources = [path for path in module.rglob("*") if path.suffix == ".go" or path.name in {"go.mod", "go.sum"}]
-    _built(target, sources, lambda: _run(["go", "build", "-mod=readonly", "-o", str(target), "."], cwd=module))
+    _built(target, sources, lambda: _run(["go", "build", "-mod=readonly", "-o", str(target), package], cwd=module))
     return target
 
 
