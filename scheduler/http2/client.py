@@ -16,6 +16,7 @@ from scheduler.http2.transport import Shell, speaks_http2
 
 _BACKOFF_FIRST_S, _BACKOFF_FACTOR, _BACKOFF_MAX_S, _BACKOFF_JITTER = 0.5, 1.6, 3.0, 0.2
 _CONNECT_TIMEOUT_S = 5.0
+_GOODBYE_S = 0.1
 
 
 class ConnectError(RpcError):
@@ -342,3 +343,16 @@ class Channel:
         for shell in shells:
             if shell.transport is not None:
                 shell.transport.close()
+        await self._gone()
+
+    async def _gone(self) -> None:
+        """Wait for the connections' ends, TLS says goodbye first; whoever does not answer is cut off."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _GOODBYE_S
+        await asyncio.sleep(0)
+        while self._shells and loop.time() < end:  # noqa: ASYNC110 - bounded, once per life
+            await asyncio.sleep(0.005)
+        for shell in list(self._shells):
+            if shell.transport is not None:
+                shell.transport.abort()
+        await asyncio.sleep(0)

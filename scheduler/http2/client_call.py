@@ -171,7 +171,13 @@ class ClientCall(Stream):
         """The call cannot go on."""
         if self.id and self.id in self.connection.streams:
             self.connection.reset(self, ErrorCode.CANCEL)
+        if error.status is Status.CANCELLED and self._late():
+            # A server whose own timer of our deadline was first may just reset the stream, as grpc-go does.
+            error = RpcError(Status.DEADLINE_EXCEEDED, "deadline exceeded")
         self._end(error)
+
+    def _late(self) -> bool:
+        return self._timer is not None and self._timer.when() <= asyncio.get_running_loop().time()
 
     def _end(self, error: RpcError | None) -> None:
         if self.ended:
