@@ -9,44 +9,23 @@ import random
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from urllib.request import urlopen
 
-from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.core import names
-from scheduler.etcd.api import Operation, Outcome, Put
+from scheduler.etcd.api import Operation, Outcome
 from scheduler.etcd.client import Client as Etcd
-from scheduler.rpc.jobs import record_of
-from scheduler.store.keys import Keys, partition_of
+from tests.perf.records import idle_records
 from tests.support.client import Client, Watcher, job_metadata
 from tests.support.processes import EtcdServer, Replica, wait_until
 
-_PARTITIONS = 128
 _OPS = 128
 _FILLERS = 8
-# Idle jobs are due within a year from tomorrow on.
-_DAY_NS = 86_400_000_000_000
-
-
-def records(count: int, payload_bytes: int, now_ns: int, rng: random.Random) -> Iterator[Put]:
-    """Idle one-shots of one app, as the API would have stored them."""
-    keys, target = Keys("/scheduler"), names.app_target("default", "idle")
-    request = pb.ScheduleJobRequest(metadata=job_metadata(app_id="idle"))
-    request.job.data.value = bytes(payload_bytes)
-    for number in range(count):
-        request.name = f"job-{number:08d}"
-        request.job.due_time = f"{86_400 + rng.randrange(365 * 86_400)}s"
-        record = record_of(request, now_ns)
-        record.generation = rng.getrandbits(64)
-        key = names.storage_key(target, request.name)
-        yield Put(keys.job(partition_of(key, _PARTITIONS), key), record.SerializeToString())
 
 
 async def fill(endpoint: str, count: int, payload_bytes: int) -> None:
     """Put the jobs into etcd."""
-    puts = records(count, payload_bytes, time.time_ns(), random.Random(count))
+    puts = idle_records(count, payload_bytes, time.time_ns(), random.Random(count))
     etcd = Etcd([endpoint], rng=random.Random(1))
 
     async def filler() -> None:
