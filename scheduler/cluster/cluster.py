@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -17,6 +17,7 @@ from scheduler._pb.scheduler_storage.v1.storage_pb2 import Claim, Member, Meta
 from scheduler.aio.clock import Clock
 from scheduler.cluster.hosts import HostList
 from scheduler.cluster.predecessor import LeaseFile
+from scheduler.cluster.view import Claimed, View
 from scheduler.core.partitions import assign
 from scheduler.core.shares import Peer, Seat, Shares, basis_of
 from scheduler.core.tenure import Tenure
@@ -26,7 +27,6 @@ from scheduler.etcd.api import (
     Delete,
     Etcd,
     Event,
-    KeyValue,
     Operation,
     Outcome,
     Put,
@@ -37,7 +37,7 @@ from scheduler.etcd.api import (
     WatchHandle,
     nested_max,
 )
-from scheduler.etcd.errors import EtcdError
+from scheduler.etcd.errors import EtcdError, LeaseNotFound
 from scheduler.logs import get_logger
 from scheduler.metrics import ClusterStatistics
 from scheduler.store.errors import WrongCluster
@@ -47,6 +47,7 @@ FORMAT_VERSION = 1
 KEEPALIVE_TIMEOUT_S = 1.0
 SETTLE_S = 1.0
 _RETRY_S = 0.3
+_RELEASE_TIMEOUT_S = 1.0
 # A look at the whole even where no event asks for one: nothing may hang on a single lost wake-up.
 _LOOK_AGAIN_S = 1.0
 
@@ -74,14 +75,6 @@ class Gates(Protocol):
 
     def excess(self) -> dict[str, int]:
         """By how much limits' triggers in flight exceed our share, by the limit's key."""
-
-
-class _Claimed(NamedTuple):
-    """One claim as etcd has it."""
-
-    replica: str
-    epoch: int
-    lease: int
 
 
 class Cluster:
@@ -130,9 +123,7 @@ class Cluster:
         self.tenure = Tenure(margin_s=min(1.0, lease_ttl_s / 5))
         self.hosts = HostList()
         self._lease = 0
-        self._members: dict[str, Member] = {}
-        self._joined: dict[str, int] = {}  # the revision that made each member's key
-        self._claims: dict[int, _Claimed] = {}
+        self._view = View(keys)
         self._owned: dict[int, int] = {}
         self._moving: set[int] = set()
         # The last epoch given up, by partition: a late event must not make us adopt it again.
@@ -156,7 +147,7 @@ class Cluster:
 
     def members(self) -> dict[str, Member]:
         """All members with a live key."""
-        return dict(self._members)
+        return dict(self._view.members)
 
     async def start(self) -> None:
         """Make sure that the data in etcd is for us. Raises WrongCluster, or EtcdError while etcd is not there."""
@@ -211,11 +202,13 @@ class Cluster:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                keeper = tasks.create_task(self._keep_lease(), name="cluster lease")
-                worker = tasks.create_task(self._work(), name="cluster claims")
+                tasks.create_task(self._keep_lease(), name="cluster lease")
+                tasks.create_task(self._work(), name="cluster claims")
                 await self._lease_gone.wait()
-                keeper.cancel()
-                worker.cancel()
+                # Nothing that was begun under the lease is worth finishing: raising cancels it all.
+                raise LeaseNotFound("the lease is gone")  # noqa: TRY301
+        except* LeaseNotFound:
+            pass
         finally:
             self._tasks = None
             self.tenure.end()
@@ -241,25 +234,39 @@ class Cluster:
             self._statistics.keepalive_failures += 1
             _log.debug("keepalive_failed", error=str(error))
             return
-        if ttl_s > 0:
+        if ttl_s <= 0:
+            self._give_lease_up()
+        elif not self._lease_gone.is_set():
             self.tenure.renew(started_s, ttl_s)
-        else:
-            self._lease_gone.set()
+
+    def _give_lease_up(self) -> None:
+        """Act no more: the lease is gone, or about to go."""
+        self.tenure.end()
+        self._lease_gone.set()
 
     # Claims
 
     async def _work(self) -> None:
-        """Move our claims towards the assignment, whenever something changes."""
-        await self._register()
-        settled_at_s = self._clock.boottime_s() + SETTLE_S
+        """Move our claims towards the assignment, whenever something changes; what etcd does not do now is asked for again."""
+        settled_at_s: float | None = None
         while True:
             self._look.clear()
-            if self._unread:
-                await self._read()
-            await self._step(settled_at_s)
+            try:
+                if settled_at_s is None:
+                    await self._register()
+                    settled_at_s = self._clock.boottime_s() + SETTLE_S
+                if self._unread:
+                    await self._read()
+                await self._step(settled_at_s)
+            except LeaseNotFound:
+                self._give_lease_up()
+            except EtcdError as error:
+                _log.warning("cluster_step_failed", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+                continue
             with contextlib.suppress(TimeoutError):
                 wait_s = _LOOK_AGAIN_S
-                if self._member.state == Member.STATE_JOINING:
+                if self._member.state == Member.STATE_JOINING and settled_at_s is not None:
                     wait_s = min(wait_s, max(0.01, settled_at_s - self._clock.boottime_s()))
                 async with asyncio.timeout(wait_s):
                     await self._look.wait()
@@ -285,29 +292,26 @@ class Cluster:
                 )
             await asyncio.sleep(_RETRY_S)
 
-    async def _set_state(self, state: "Member.State") -> None:
-        self._member.state = state
-        await self._publish()
-        self._members[self.replica] = self._member
-        _log.info("state_changed", state=self.state)
+    def _set_state(self, state: "Member.State") -> None:
+        if self._member.state != state:
+            self._member.state = state
+            _log.info("state_changed", state=self.state)
 
     async def _publish(self) -> None:
-        """Write our member key as it should be, unless it is gone."""
-        key = self._keys.member(self.replica)
-        absent = (Compare(key, CompareTarget.VERSION, 0),)
-        put = Put(key, self._member.SerializeToString(), self._lease)
-        result = await self._etcd.txn(absent, (), (put,))
-        if result.outcome is Outcome.UNKNOWN:
-            self._unread = True
-
-    async def _publish_shares(self) -> None:
-        """Tell the others which shares we keep to, and where we still exceed them."""
+        """Make our member key say what is: our state, which shares we keep to, and where we still exceed them."""
         basis, excess = self._shares.basis, self._gates().excess()
-        if basis and (basis != self._member.share_basis or excess != self._member.share_excess):
+        if basis:
             self._member.share_basis = basis
             self._member.share_excess.clear()
             self._member.share_excess.update(excess)
-            await self._publish()
+        if self._view.members.get(self.replica) == self._member:
+            return
+        # Under our lease nobody else can have the name.
+        put = Put(self._keys.member(self.replica), self._member.SerializeToString(), self._lease)
+        if (await self._etcd.txn((), (put,))).outcome is Outcome.UNKNOWN:
+            self._unread = True
+        else:
+            self._view.members[self.replica] = Member.FromString(put.value)
 
     async def _read(self) -> None:
         """Members and claims at one revision, and watches from there."""
@@ -315,11 +319,11 @@ class Cluster:
         members, claims = self._keys.members, self._keys.claims
         reads = (Range(members, range_end(members)), Range(claims, range_end(claims)))
         result = await self._etcd.txn((), reads)
-        self._members, self._joined, self._claims = {}, {}, {}
+        self._view.clear()
         for found in result.responses:
             assert isinstance(found, RangeResult), found
             for kv in found.kvs:
-                self._take(kv)
+                self._view.take(kv)
         self._unread = False
         for prefix in (members, claims):
             self._watches.append(
@@ -343,50 +347,29 @@ class Cluster:
         self._unread = True
         self._look.set()
 
-    def _take(self, kv: KeyValue) -> None:
-        """One member or claim; a record that is none is ignored, and said so."""
-        try:
-            if kv.key.startswith(self._keys.members):
-                member = Member.FromString(kv.value)
-                name = kv.key.removeprefix(self._keys.members).decode("utf-8", "replace")
-                self._members[name], self._joined[name] = member, kv.create_revision
-            else:
-                partition = self._keys.claim_partition(kv.key)
-                self._claims[partition] = _Claimed(Claim.FromString(kv.value).replica, kv.create_revision, kv.lease)
-        except (DecodeError, ValueError) as error:
-            _log.error("cluster_record_corrupt", key=kv.key.decode("utf-8", "replace"), error=str(error))
-
     def _changed(self, _revision: int, events: list[Event]) -> None:
         members = False
         for is_delete, kv in events:
-            if kv.key.startswith(self._keys.members):
-                members = True
-                if is_delete:
-                    name = kv.key.removeprefix(self._keys.members).decode("utf-8", "replace")
-                    self._members.pop(name, None)
-                    self._joined.pop(name, None)
-                    if name == self.replica and self._tasks is not None:
-                        self._tasks.create_task(self._keep_alive(), name="cluster keepalive after our key went")
-                    continue
-            elif is_delete:
-                with contextlib.suppress(ValueError):
-                    partition = self._keys.claim_partition(kv.key)
-                    self._claims.pop(partition, None)
-                    if partition in self._owned and partition not in self._moving:
-                        self._drop(partition)
+            members = members or self._view.is_member(kv)
+            if not is_delete:
+                self._view.take(kv)
                 continue
-            self._take(kv)
+            gone = self._view.remove(kv)
+            if gone == self.replica and self._tasks is not None:
+                self._tasks.create_task(self._keep_alive(), name="cluster keepalive after our key went")
+            elif isinstance(gone, int) and gone in self._owned and gone not in self._moving:
+                self._drop(gone)
         if members:
             self._members_changed()
         self._look.set()
 
     def _members_changed(self) -> None:
-        listed = sorted(self._members.items())
+        listed = sorted(self._view.members.items())
         self.hosts.update(tuple(member.address for _, member in listed))
-        if self.replica in self._joined:
+        if self.replica in self._view.joined:
             peers = [Peer(one.share_basis, one.share_excess) for name, one in listed if name != self.replica]
-            seat = Seat(len(listed), sorted(self._members).index(self.replica))
-            self._shares.update(basis_of(self._joined), seat, peers)
+            seat = Seat(len(listed), sorted(self._view.members).index(self.replica))
+            self._shares.update(basis_of(self._view.joined), seat, peers)
             self._gates().apply_shares()
 
     def look(self) -> None:
@@ -401,23 +384,29 @@ class Cluster:
 
     async def _step(self, settled_at_s: float) -> None:
         """Compare what is with what should be, once."""
-        await self._publish_shares()
-        serving = [name for name, member in self._members.items() if member.state == Member.STATE_SERVING]
-        if self._member.state == Member.STATE_JOINING and not self._draining:
-            others = [name for name in serving if name != self.replica]
-            if not others or self._clock.boottime_s() >= settled_at_s:
-                await self._set_state(Member.STATE_SERVING)
-                serving = [*others, self.replica]
+        others = [
+            name
+            for name, member in self._view.members.items()
+            if member.state == Member.STATE_SERVING and name != self.replica
+        ]
+        if self._draining:
+            self._set_state(Member.STATE_DRAINING)
+        elif not others or self._clock.boottime_s() >= settled_at_s:
+            self._set_state(Member.STATE_SERVING)
+        await self._publish()
+        serving = [*others, self.replica] if self._member.state == Member.STATE_SERVING else others
         for partition, epoch in list(self._owned.items()):
-            claim = self._claims.get(partition)
+            claim = self._view.claims.get(partition)
             if partition not in self._moving and (claim is None or claim.epoch != epoch):
                 self._drop(partition)
-        for partition, claim in self._claims.items():
+        for partition, claim in self._view.claims.items():
             known = partition in self._owned or partition in self._moving
             if claim.lease == self._lease and not known and claim.epoch > self._released.get(partition, 0):
                 self._gain(partition, claim.epoch)
         wanted = assign(serving, self._partition_count)
-        await self._claim([p for p, name in wanted.items() if name == self.replica and p not in self._claims])
+        free = [p for p, name in wanted.items() if name == self.replica and p not in self._view.claims]
+        # One that we are just giving up must be gone for good first.
+        await self._claim([partition for partition in free if partition not in self._moving])
         for partition in list(self._owned):
             if (
                 self._draining or wanted.get(partition, self.replica) != self.replica
@@ -448,7 +437,7 @@ class Cluster:
                 return
             for partition, taken in zip(chunk, result.responses, strict=True):
                 if isinstance(taken, TxnResult) and taken.outcome is Outcome.COMMITTED:
-                    self._claims[partition] = _Claimed(self.replica, result.revision, self._lease)
+                    self._view.claims[partition] = Claimed(self.replica, result.revision, self._lease)
                     self._gain(partition, result.revision)
 
     def _hand_over(self, partition: int) -> None:
@@ -464,17 +453,23 @@ class Cluster:
             self._released[partition] = epoch
             key = self._keys.claim(partition)
             ours = (Compare(key, CompareTarget.CREATE_REVISION, epoch),)
-            while (await self._etcd.txn(ours, (Delete(key),))).outcome is Outcome.UNKNOWN:
-                pass
-            claim = self._claims.get(partition)
+            while True:
+                result = await self._etcd.txn(ours, (Delete(key),), timeout_s=_RELEASE_TIMEOUT_S)
+                if result.outcome is not Outcome.UNKNOWN:
+                    break
+                await asyncio.sleep(_RETRY_S)
+            claim = self._view.claims.get(partition)
             if claim is not None and claim.epoch == epoch:
-                del self._claims[partition]
+                del self._view.claims[partition]
             self._statistics.claims_released += 1
         except EtcdError as error:
             # The claim may stand without an owner: the next read finds it under our lease and adopts it.
             _log.warning("hand_over_failed", partition=partition, error=str(error))
             self._released.pop(partition, None)
             self._unread = True
+        except asyncio.CancelledError:
+            self._owner().lose(partition)
+            raise
         finally:
             self._owned.pop(partition, None)
             self._moving.discard(partition)
@@ -484,22 +479,22 @@ class Cluster:
         """Give everything up at once, without hand-over, and stay out. `run` returns afterwards."""
         _log.error("retired", replica=self.replica, reason=reason)
         self._draining = True
-        self.tenure.end()
         self._drained.set()
-        self._lease_gone.set()
+        self._give_lease_up()
         with contextlib.suppress(EtcdError):
             await self._etcd.lease_revoke(self._lease)
 
     async def drain(self, timeout_s: float) -> None:
         """Hand everything over, then give the lease up; bounded. `run` returns afterwards."""
         self._draining = True
-        with contextlib.suppress(TimeoutError, EtcdError):
+        self._look.set()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                if self._lease and self._tasks is not None:
-                    await self._set_state(Member.STATE_DRAINING)
-                    self._look.set()
+                if self._tasks is not None:
                     await self._drained.wait()
         self._drained.set()
+        # Whatever could not be handed over is fired by others once the lease is revoked: not by us any more.
+        self._give_lease_up()
         lease = self._lease
         with contextlib.suppress(TimeoutError, EtcdError):
             async with asyncio.timeout(2.0):
@@ -507,5 +502,4 @@ class Cluster:
                     await self._etcd.lease_revoke(lease)
                 if self._lease_file is not None:
                     self._lease_file.write(0)
-        self._lease_gone.set()
         _log.info("drained", replica=self.replica)

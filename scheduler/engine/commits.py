@@ -141,10 +141,11 @@ class Commits:
             owned.sequence += 1
             owned.committing = True
             count += len(jobs)
+        sent = [owned for owned, _, _ in taken]
         try:
             await self._see_through(taken)
         finally:
-            for owned, _, _ in taken:
+            for owned in sent:
                 owned.committing = False
         self.uncommitted -= count
         for owned, jobs, _ in taken:
@@ -242,11 +243,11 @@ class Commits:
                 self._drop(job)
 
     def _drop(self, job: Job) -> None:
-        """The record is gone, or belongs to a later generation by now."""
+        """The record is gone, or belongs to a later generation by now.
+
+        The job itself leaves as it came, by the watch: were it forgotten here, a read that began before would bring it back to life.
+        """
         self._finished.pop(job, None)
         owned: OwnedPartition = job.partition
         owned.finished.pop(job.generation, None)
-        if owned.jobs.get(job.key) is job:
-            del owned.jobs[job.key]
-            job.state = _GONE
         self._statistics.finished += 1

@@ -79,6 +79,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._clock_resolution = 1e-9
         self._timers: list[tuple[float, int, events.TimerHandle]] = []
         self._order = itertools.count()
+        self._outside = contextvars.Context()
         Task.numbers = itertools.count()
         self.set_task_factory(lambda loop, coro, **kwargs: Task(coro, loop=loop, **kwargs))
         self.set_exception_handler(self._failed)
@@ -106,6 +107,14 @@ class SimLoop(asyncio.BaseEventLoop):
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None
     ) -> events.TimerHandle:
         return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def at(self, when: float, callback: Callable[..., Any], *args: Any) -> None:
+        """Something that happens outside all machines, whoever asks for it."""
+        self.call_at(when, callback, *args, context=self._outside)
+
+    def later(self, delay: float, callback: Callable[..., Any], *args: Any) -> None:
+        """See `at`."""
+        self.call_at(self.now + delay, callback, *args, context=self._outside)
 
     def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
         pass
@@ -149,6 +158,7 @@ class SimLoop(asyncio.BaseEventLoop):
         for task in tasks:
             task.cancel()
         self.errors.clear()
+        self.max_steps = self.steps + 1_000_000
         for _ in range(200):
             if all(task.done() for task in tasks):
                 break

@@ -90,6 +90,7 @@ class Server:
         model.changed = self._changed
         self.clients: list[Client] = []
         self.sender: Client | None = None
+        self.sent_s = 0.0
         self.latency_s = (0.0004, 0.003)
         self.waiting: list[Callable[[], None]] | None = None  # requests that a stalled leader has not answered
         self.expires: dict[int, float] = {}
@@ -109,6 +110,7 @@ class Server:
     ) -> None:
         """Deliver `work` to etcd and its result to the future, or let either get lost; at the deadline the client gives up."""
         rng, link, loop = self.rng, client.link, self.loop
+        sent_s = loop.now
         self.step(label, "before", client)
         if not client.machine.alive:
             return
@@ -122,9 +124,9 @@ class Server:
         def arrive() -> None:
             if self.waiting is not None:
                 self.waiting.append(arrive)
-                loop.call_at(max(deadline, loop.now), give_up)
+                loop.at(max(deadline, loop.now), give_up)
                 return
-            self.sender = client
+            self.sender, self.sent_s = client, sent_s
             result: Any = None
             error: EtcdError | None = None
             try:
@@ -138,9 +140,9 @@ class Server:
             latency_s = self._latency(link)
             lost = link.cut_down or (link.loss and rng.random() < link.loss)
             if lost or loop.now + latency_s > deadline:
-                loop.call_at(max(deadline, loop.now), give_up)
+                loop.at(max(deadline, loop.now), give_up)
             else:
-                loop.call_later(latency_s, answer, result, error)
+                loop.later(latency_s, answer, result, error)
 
         def answer(result: Any, error: EtcdError | None) -> None:
             link.pending.pop(future, None)
@@ -155,18 +157,18 @@ class Server:
         if link.cut_up or (link.loss and rng.random() < link.loss):
             fate = rng.random()
             if link.cut_up and fate < 0.3:
-                loop.call_later(min(rng.uniform(0.01, 1.0), deadline - loop.now), self._refuse, link, future)
+                loop.later(min(rng.uniform(0.01, 1.0), deadline - loop.now), self._refuse, link, future)
                 return
-            loop.call_at(deadline, give_up)
+            loop.at(deadline, give_up)
             if fate < 0.7:
                 if link.cut_up:
                     link.held.append(arrive)
                 else:
-                    loop.call_later(rng.uniform(0.2, 6.0), arrive)
+                    loop.later(rng.uniform(0.2, 6.0), arrive)
             return
         if loop.now + latency_s > deadline:
-            loop.call_at(deadline, give_up)
-        loop.call_later(latency_s, arrive)
+            loop.at(deadline, give_up)
+        loop.later(latency_s, arrive)
 
     def _refuse(self, link: Link, future: "asyncio.Future[Any]") -> None:
         link.pending.pop(future, None)
@@ -181,7 +183,7 @@ class Server:
         link.cut_up = link.cut_down = False
         held, link.held = link.held, []
         for arrive in held:
-            self.loop.call_later(rng.uniform(0.001, 0.3), arrive)
+            self.loop.later(rng.uniform(0.001, 0.3), arrive)
         stalled, link.stalled = link.stalled, {}
         for watch in stalled:
             self._schedule(watch, rng.uniform(0.05, 1.0))
@@ -209,7 +211,7 @@ class Server:
         for arrive in waiting:
             if elected and self.rng.random() < 0.3:
                 continue  # lost with the old leader
-            self.loop.call_later(self.rng.uniform(0.0, 0.05), arrive)
+            self.loop.later(self.rng.uniform(0.0, 0.05), arrive)
 
     # Leases
 
@@ -222,22 +224,23 @@ class Server:
         if at is None:
             return
         if self.waiting is not None:
-            self.loop.call_later(0.5, self._check_expiry, lease_id, slack_s)
+            self.loop.later(0.5, self._check_expiry, lease_id, slack_s)
         elif self.loop.now >= at + slack_s - 1e-6:
             self.end_lease(lease_id, "expired")
         else:
-            self.loop.call_at(at + slack_s, self._check_expiry, lease_id, slack_s)
+            self.loop.at(at + slack_s, self._check_expiry, lease_id, slack_s)
 
     def end_lease(self, lease_id: int, reason: str) -> None:
         self.expires.pop(lease_id, None)
         self.lease_ended(lease_id, reason)
         self.model.lease_revoke(lease_id)
+        self.lease_ended(0, "released")
 
     def grant(self, ttl_s: int, lease_id: int) -> int:
         granted = self.model.lease_grant(ttl_s, lease_id)
         self._arm(granted)
         slack_s = self.rng.uniform(0.2, 0.7)
-        self.loop.call_at(self.expires[granted] + slack_s, self._check_expiry, granted, slack_s)
+        self.loop.at(self.expires[granted] + slack_s, self._check_expiry, granted, slack_s)
         return granted
 
     def keep_alive(self, lease_id: int) -> float:
@@ -272,7 +275,7 @@ class Server:
         link = watch.client.link
         if link.watch_delay_s:
             extra_s += self.rng.random() * link.watch_delay_s
-        self.loop.call_later(self._latency(link) + extra_s, self._pump, watch)
+        self.loop.later(self._latency(link) + extra_s, self._pump, watch)
 
     def _pump(self, watch: Watch) -> None:
         watch.scheduled = False

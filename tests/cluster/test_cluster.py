@@ -1,0 +1,181 @@
+"""One replica's cluster room against the model of etcd under virtual time: what it does when etcd will not, or answers late."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from scheduler.cluster.cluster import Cluster
+from scheduler.core.shares import Shares
+from scheduler.etcd.api import Delete, Event, KeyValue
+from scheduler.metrics import ClusterStatistics
+from scheduler.store.keys import Keys
+from tests.sim.loop import Machine, SimLoop
+from tests.sim.model import Model
+from tests.sim.replicas import Clock
+from tests.sim.server import Client, Server
+
+KEYS = Keys()
+
+
+class Owner:
+    """The engine's place."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+
+    def acquire(self, partition: int, epoch: int) -> None:
+        self.calls.append(("acquire", partition))
+
+    async def release(self, partition: int) -> None:
+        self.calls.append(("release", partition))
+
+    def lose(self, partition: int) -> None:
+        self.calls.append(("lose", partition))
+
+
+class Gates:
+    def apply_shares(self) -> None:
+        pass
+
+    def excess(self) -> dict[str, int]:
+        return {}
+
+
+class House:
+    """One cluster member and its etcd."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self.loop = loop
+        self.server = Server(loop, random.Random(1), Model())
+        self.owner = Owner()
+        self.client = Client(self.server, Machine(loop, "one"))
+        self.cluster = self.member("one", self.client, self.owner)
+
+    def member(self, name: str, client: Client, owner: Owner) -> Cluster:
+        return Cluster(
+            etcd=client,
+            keys=KEYS,
+            replica=name,
+            address=name,
+            version="1",
+            partition_count=4,
+            lease_ttl_s=5,
+            clock=Clock(self.loop),
+            rng=random.Random(name),
+            owner=lambda: owner,
+            shares=Shares(),
+            gates=Gates,
+            statistics=ClusterStatistics(),
+        )
+
+    def start(self) -> "asyncio.Task[None]":
+        self.running = asyncio.ensure_future(self.cluster.run())
+        return self.running
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        for _ in range(3_000):
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(what)
+
+
+def simulate(test: Callable[[House], Awaitable[None]]) -> None:
+    loop = SimLoop(max_steps=200_000)
+    try:
+        loop.run_until_complete(test(House(loop)))
+        assert not loop.errors
+    finally:
+        loop.finish()
+
+
+@pytest.mark.parametrize("trouble", ["nospace", "away"])
+def test_a_step_that_etcd_refuses_is_tried_again_and_ends_nothing(trouble: str) -> None:
+    async def test(house: House) -> None:
+        house.server.model.nospace = trouble == "nospace"
+        house.client.link.cut_up = trouble == "away"
+        running = house.start()
+        await asyncio.sleep(3)
+        house.server.model.nospace = False
+        house.server.heal(house.client)
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        # A claim is refused while there is no space, then taken.
+        house.server.model.nospace = True
+        house.server.model.txn((), [_drop_claim(2)])
+        await asyncio.sleep(2)
+        assert not running.done()
+        assert sorted(house.cluster.owned()) == [0, 1, 3]
+        house.server.model.nospace = False
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned again")
+
+    simulate(test)
+
+
+def test_a_replica_that_could_not_say_that_it_serves_says_so_later() -> None:
+    async def test(house: House) -> None:
+        house.start()
+        await house.until(lambda: KEYS.member("one") in house.server.model.kvs, "registered")
+        house.server.model.nospace = True
+        await asyncio.sleep(3)
+        house.server.model.nospace = False
+        await house.until(lambda: len(house.cluster.owned()) == 4, "it serves")
+
+    simulate(test)
+
+
+def test_a_partition_is_not_taken_again_while_its_release_has_no_answer() -> None:
+    async def test(house: House) -> None:
+        house.start()
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        other = house.member("two", Client(house.server, Machine(house.loop, "two")), Owner())
+        joined = asyncio.ensure_future(other.run())
+        house.client.link.loss = 0.0
+        await house.until(lambda: bool(house.cluster._moving), "a hand-over has begun")
+        house.client.link.cut_down = True  # the claim goes, and the answer with it
+        await asyncio.sleep(0.02)
+        moved = set(house.cluster._moving)
+        joined.cancel()
+        for lease in [lease for lease in house.server.expires if lease != house.cluster._lease]:
+            house.server.end_lease(lease, "revoked")
+        house.client.link.cut_down = False
+        house.server.heal(house.client)
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned again")
+        for partition in moved:
+            calls = [call for call, number in house.owner.calls if number == partition]
+            assert calls == ["acquire", "release", "acquire"], partition
+
+    simulate(test)
+
+
+def test_an_event_older_than_our_own_claim_takes_nothing_away() -> None:
+    async def test(house: House) -> None:
+        house.start()
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        house.cluster._changed(1, [_deletion(KEYS.claim(1), revision=1)])
+        assert ("lose", 1) not in house.owner.calls
+
+    simulate(test)
+
+
+def test_draining_gives_up_acting_before_the_lease() -> None:
+    async def test(house: House) -> None:
+        house.start()
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        trusted: list[bool] = []
+        house.server.lease_ended = lambda *_: trusted.append(house.cluster.tenure.may_act(house.loop.now))
+        house.server.model.nospace = True  # it cannot even say that it drains
+        await house.cluster.drain(1.0)
+        assert trusted[0] is False
+        assert not house.server.model.leases
+
+    simulate(test)
+
+
+def _drop_claim(partition: int):
+    return Delete(KEYS.claim(partition))
+
+
+def _deletion(key: bytes, *, revision: int):
+    return Event(True, KeyValue(key, b"", 0, revision, 0, 0))
