@@ -7,6 +7,7 @@ answers about a name) `hang` `vacuous` (too little happened to tell) `checker` (
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,8 @@ class Report:
     problems: list[tuple[str, str]] = field(default_factory=list)
     targets: int = 0
     deliveries: int = 0
-    # First deliveries as (wall, partition, lateness), extra deliveries, and new claims after the first as (wall, partition).
-    lateness: list[tuple[int, int, int]] = field(default_factory=list)
+    # First deliveries as (wall, partition, lateness, namespace), extra deliveries, and new claims after the first as (wall, partition).
+    lateness: list[tuple[int, int, int, str]] = field(default_factory=list)
     extras: list[int] = field(default_factory=list)
     changes: list[tuple[int, int]] = field(default_factory=list)
     fault_starts: list[int] = field(default_factory=list)
@@ -56,10 +57,13 @@ class Report:
         moved = {partition for wall, partition in self.changes if begin_wall <= wall < end_wall}
         part = [one for one in self.lateness if begin_wall <= one[0] < end_wall]
         start = min((wall for wall in self.fault_starts if begin_wall <= wall < end_wall), default=end_wall)
-        behind = [wall - start for wall, _, late in part if late > S // 2 and wall > start]
+        behind = [wall - start for wall, _, late, _ in part if late > S // 2 and wall > start]
         return {
-            "L": round(max((late for _, _, late in part), default=0) / S, 3),
-            "L_unmoved": round(max((late for _, partition, late in part if partition not in moved), default=0) / S, 3),
+            "L": _seconds(late for _, _, late, _ in part),
+            "L_unmoved": _seconds(late for _, partition, late, _ in part if partition not in moved),
+            "L_of": {
+                ns: _seconds(late for _, _, late, of in part if of == ns) for ns in sorted({one[3] for one in part})
+            },
             "D": sum(begin_wall <= wall < end_wall for wall in self.extras),
             "ownership_changes": sum(begin_wall <= wall < end_wall for wall, _ in self.changes),
             "recovery_s": round(max(behind, default=0) / S, 3),
@@ -92,6 +96,10 @@ class _Judgement:
         self.report = Report()
         self.calls = list(history.calls.values())
         self.schedules = {call.begin["ver"]: call for call in self.calls if call.begin["op"] == "schedule"}
+        self.deletes: dict[tuple[str, str, str], list[Call]] = {}
+        for call in self.calls:
+            if call.begin["op"] == "delete":
+                self.deletes.setdefault(call.name, []).append(call)
         self.by_gen: dict[int, list[Delivery]] = {}
         ends = [history.final["t"]] if history.final else [delivery.t for delivery in history.deliveries]
         self.end_t = max(ends, default=0)
@@ -170,11 +178,8 @@ class _Judgement:
         call = self.schedules[stored.ver]
         return [
             other
-            for other in self.calls
-            if other.begin["op"] == "delete"
-            and other.name == call.name
-            and other.begin["t"] <= stored.end_t
-            and other.returned_t >= stored.begin_t
+            for other in self.deletes.get(call.name, [])
+            if other.begin["t"] <= stored.end_t and other.returned_t >= stored.begin_t
         ]
 
     # Whole versions
@@ -285,7 +290,7 @@ class _Judgement:
                 self.found("reordered", f"{stored.key} {stored.ver} #{index} before #{index - 1} was settled")
             late = first.recv["wall"] - due
             if sched <= must_until:
-                self.report.lateness.append((first.recv["wall"], stored.partition, late))
+                self.report.lateness.append((first.recv["wall"], stored.partition, late, first.recv["ns"]))
             holes += any(one.recv["wall"] < sched for one in group)
             if first.recv["wall"] > limit:
                 holes += 1
@@ -392,6 +397,10 @@ class _Judgement:
         ):
             if count < least:
                 self.found("vacuous", f"{count} {what}, and the scenario needs {least}")
+
+
+def _seconds(lateness: Iterable[int]) -> float:
+    return round(max(lateness, default=0) / S, 3)
 
 
 def _covers(points: list[int], intervals: list[tuple[int, int]]) -> bool:

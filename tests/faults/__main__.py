@@ -20,11 +20,12 @@ from typing import Any
 from tests.checker.judge import Report
 from tests.faults.etcd_scenarios import ETCD_SCENARIOS
 from tests.faults.machine import etcd_version
+from tests.faults.other_scenarios import OTHER_SCENARIOS
 from tests.faults.run import Run, revision, running
 from tests.faults.scenarios import REPLICA_SCENARIOS, Scenario
 from tests.support.processes import ROOT
 
-SCENARIOS: dict[str, Scenario] = {**REPLICA_SCENARIOS, **ETCD_SCENARIOS}
+SCENARIOS: dict[str, Scenario] = {**REPLICA_SCENARIOS, **ETCD_SCENARIOS, **OTHER_SCENARIOS}
 
 
 def results_of(run: Run, report: Report) -> list[dict[str, Any]]:
@@ -51,7 +52,7 @@ def results_of(run: Run, report: Report) -> list[dict[str, Any]]:
 def play(names: list[str], directory: Path, *, seed: int, short: bool = False, **site: Any) -> list[dict[str, Any]]:
     """These scenarios, one after the other, on one cluster; one row of results for each phase."""
     for name in names:
-        site = {**SCENARIOS[name].site, **site}
+        site = {**SCENARIOS[name].site(), **site}
     with running(directory, seed=seed, seconds=30 * len(names), **site) as run:
         for name in names:
             SCENARIOS[name].play(run, short)

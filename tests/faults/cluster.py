@@ -93,7 +93,10 @@ class FaultReplica(Child):
         if self.network:
             command += [f"--{what}-address={self.host}" for what in ("listen", "healthz-listen", "metrics-listen")]
             command += ["--allow-insecure", f"--override-broadcast-host-port={self.address}"]
-        self.spawn([*command, *self.arguments], {**self.environment, **environment})
+        shared = {key: value.format(directory=self.directory) for key, value in self.environment.items()}
+        if clock := shared.get("FAKETIME_TIMESTAMP_FILE"):
+            Path(clock).write_text("+0\n")
+        self.spawn([*command, *self.arguments], {**shared, **environment})
         return self
 
     def signal(self, number: signal.Signals) -> None:
@@ -186,13 +189,15 @@ class FaultCluster:
         return len(owners) == sum(loads) == PARTITIONS and min(loads) >= PARTITIONS // len(running) - len(running)
 
     def settle(self, timeout_s: float = 30.0) -> None:
-        """Wait until every partition has one owner, every running replica its share, and each says that it is ready."""
-        wait_until(self.settled, timeout_s=timeout_s, what=f"partitions are shared out: {self.loads()}")
+        """Wait until every running replica says that it is ready, every partition has one owner, and each replica its share."""
         for replica in self.replicas:
             if replica.alive:
                 wait_until(
-                    lambda one=replica: one.answer("/healthz")[0] == 200, timeout_s=10, what=f"{replica.name} is ready"
+                    lambda one=replica: one.answer("/healthz")[0] == 200,
+                    timeout_s=timeout_s,
+                    what=f"{replica.name} is ready",
                 )
+        wait_until(self.settled, timeout_s=timeout_s, what=f"partitions are shared out: {self.loads()}")
 
     def loads(self) -> dict[str, int]:
         owners = list(self.owners().values())

@@ -143,10 +143,6 @@ ETCD_SCENARIOS = {
     "F12": Scenario("the etcd leader crashes; and together with an owner", leader_crash),
     "F13": Scenario("the etcd leader is paused for 9 s", leader_pause),
     "F14": Scenario("the etcd leader's disk stalls for 9 s", leader_disk_stall),
-    "F18": Scenario(
-        "etcd is full",
-        no_space,
-        {"etcd_flags": ("--quota-backend-bytes=16777216",), "arguments": ("--commit-window=64",)},
-    ),
+    "F18": Scenario("etcd is full", no_space, lambda: {"etcd_flags": ("--quota-backend-bytes=16777216",)}),
     "F19": Scenario("etcd loses its majority for 5 s and for 60 s", majority_loss),
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 from scheduler.cli import main
 from scheduler.delivery.hub import Hub
+from scheduler.engine import commits
 from scheduler.engine.engine import Engine
 from scheduler.etcd.api import Delete, Operation, Put, Txn
 from scheduler.etcd.client import Client
@@ -92,6 +93,8 @@ def install_crash(point: CrashPoint) -> None:
         point.passed("ack", "after")
         return known
 
+    if point.step == "checkpoint":
+        commits._FOLD_BATCHES = 3
     Client.txn = txn  # type: ignore[method-assign]
     Hub.flush = flush  # type: ignore[method-assign]
     Hub.acknowledge = acknowledge  # type: ignore[method-assign]

@@ -65,10 +65,11 @@ class Phase:
 
     def broken(self, figures: dict[str, Any]) -> list[str]:
         """What the figures exceed."""
+        values = {**figures, **{f"L_of_{ns}": late for ns, late in figures["L_of"].items()}}
         found = [
-            f"{self.name}: {what} is {figures[what]}, allowed is {limit}"
+            f"{self.name}: {what} is {values[what]}, allowed is {limit}"
             for what, limit in self.limits.items()
-            if what in figures and figures[what] > limit
+            if what in values and values[what] > limit
         ]
         if figures["ownership_changes"] < self.limits.get("changes_min", 0):
             found.append(f"{self.name}: {figures['ownership_changes']} ownership changes: the fault missed")

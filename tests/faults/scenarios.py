@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from signal import SIGCONT, SIGSTOP
 from typing import Any
 
@@ -25,7 +25,7 @@ class Scenario:
 
     text: str
     play: Callable[[Run, bool], None]
-    site: dict[str, Any] = field(default_factory=dict)
+    site: Callable[[], dict[str, Any]] = dict
 
 
 def victim_of(run: Run) -> FaultReplica:
@@ -180,8 +180,10 @@ REPLICA_SCENARIOS = {
     "F1": Scenario("an owner crashes; comes back later, and at once", owner_crash),
     "F2": Scenario("rolling restart by SIGTERM", rolling_restart),
     "F3": Scenario("an owner is paused for 2.5 s and for 10 s", zombie_owner),
-    "F22": Scenario("etcd compacts while a replica is cut off", watch_compaction, {"namespaces": True}),
-    "F25": Scenario("a replica is cut off from etcd: whole, one way, reset, 30 % loss", etcd_cut, {"namespaces": True}),
+    "F22": Scenario("etcd compacts while a replica is cut off", watch_compaction, lambda: {"namespaces": True}),
+    "F25": Scenario(
+        "a replica is cut off from etcd: whole, one way, reset, 30 % loss", etcd_cut, lambda: {"namespaces": True}
+    ),
     "F31": Scenario("a client dies with answers pending", client_crash),
     "F34": Scenario("a client never answers", client_never_answers),
 }
