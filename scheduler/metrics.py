@@ -333,6 +333,7 @@ def scheduler_samples(
         histogram(
             "scheduler_event_loop_lag_seconds", "How much late the event loop wakes up.", engine.loop_lag_seconds
         ),
+        gauge("scheduler_tasks", "Tasks of the event loop.", "tasks"),
         gauge("scheduler_oldest_due_seconds", "Age of the oldest due occurrence that has not left.", "oldest_due"),
         gauge("scheduler_engine_stuck_seconds", "Time without progress while something is to be done.", "stuck"),
         histogram("scheduler_partition_load_duration_seconds", "Loading one partition.", engine.load_seconds),

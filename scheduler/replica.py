@@ -204,6 +204,7 @@ class Replica:
                         "jobs": engine.job_count,
                         "owned": lambda: len(engine.partitions),
                         "partitions": lambda: self.settings.partitions,
+                        "tasks": lambda: len(asyncio.all_tasks()),
                         "oldest_due": engine.oldest_due_s,
                         "stuck": lambda: self.watchdog.stuck_s,
                         "uncommitted": lambda: engine.commits.uncommitted,

@@ -27,7 +27,7 @@ _COMPANY = 2_048
 _COMMIT_JOBS_MAX = 4_096
 _RETRY_S = (0.02, 1.0)
 # A journal is folded when it holds this many batches, or more entries than this and twice the jobs that it tells of.
-_FOLD_BATCHES = 1_024
+_FOLD_BATCHES = 256
 _FOLD_ENTRIES = 2_048
 _DELETE_LINGER_S = 0.2
 

@@ -100,6 +100,12 @@ class _Judgement:
         for call in self.calls:
             if call.begin["op"] == "delete":
                 self.deletes.setdefault(call.name, []).append(call)
+        self.versions = {stored.ver for stored in self.etcd.stored.values()}
+        # When records of a name went without being overwritten.
+        self.deletions: dict[tuple[str, str, str], list[int]] = {}
+        for stored in self.etcd.stored.values():
+            if stored.end_rev != NEVER and stored.overwritten_by is None and stored.ver in self.schedules:
+                self.deletions.setdefault(self.schedules[stored.ver].name, []).append(stored.end_t)
         self.by_gen: dict[int, list[Delivery]] = {}
         ends = [history.final["t"]] if history.final else [delivery.t for delivery in history.deliveries]
         self.end_t = max(ends, default=0)
@@ -343,9 +349,8 @@ class _Judgement:
     # Calls, and what is left
 
     def _accepted_is_stored(self) -> None:
-        versions = {stored.ver for stored in self.etcd.stored.values()}
         for ver, call in self.schedules.items():
-            if call.outcome == "ok" and ver not in versions:
+            if call.outcome == "ok" and ver not in self.versions:
                 self.found("lost", f"{call.name} {ver}: accepted, and etcd never held it")
 
     def _answers(self) -> None:
@@ -357,10 +362,21 @@ class _Judgement:
                     "hang", f"{call.begin['op']} {call.name}: {took_s:.1f} s, asked for {call.begin['deadline_s']} s"
                 )
         ends = {stored.ver: self._own_end_t(stored) for stored in self.etcd.stored.values()}
-        for name, calls in linear.names_of(self.calls).items():
+        for name, calls in linear.names_of([call for call in self.calls if not self._had_no_effect(call)]).items():
             if not linear.explains(calls, name[2], lambda ver: ends.get(ver, NEVER)):
                 answers = [(call.begin["op"], call.outcome, call.begin.get("ver")) for call in calls]
                 self.found("api", f"{name}: no order explains {answers[:12]}")
+
+    def _had_no_effect(self, call: Call) -> bool:
+        """A call of unknown fate that etcd's log shows no trace of: nothing to search for."""
+        if call.outcome != "info":
+            return False
+        if call.begin["op"] == "schedule":
+            return call.begin["ver"] not in self.versions
+        if call.begin["op"] == "delete":
+            ends = self.deletions.get(call.name, [])
+            return not ends or max(ends) < call.begin["t"]
+        return True
 
     def _own_end_t(self, stored: Stored) -> int:
         """From when on a version may be gone by itself."""

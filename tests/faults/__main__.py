@@ -23,6 +23,7 @@ from tests.faults.machine import etcd_version
 from tests.faults.other_scenarios import OTHER_SCENARIOS
 from tests.faults.run import Run, revision, running
 from tests.faults.scenarios import REPLICA_SCENARIOS, Scenario
+from tests.faults.soak import soak
 from tests.support.processes import ROOT
 
 SCENARIOS: dict[str, Scenario] = {**REPLICA_SCENARIOS, **ETCD_SCENARIOS, **OTHER_SCENARIOS}
@@ -70,18 +71,33 @@ def save(path: Path | None, rows: list[dict[str, Any]]) -> None:
     path.write_text(json.dumps(list(known.values()), indent=1) + "\n")
 
 
+def soak_for(seconds: float, output: Path, seed: int, results: Path | None) -> int:
+    directory = output / f"soak-{time.strftime('%H%M%S')}"
+    row = soak(directory, seconds=seconds, seed=seed)
+    print(json.dumps(row, indent=1), flush=True)
+    save(results, [row])
+    if row["verdict"] == "fail":
+        print(f"FAILED; judge again: python -m tests.checker {directory}", flush=True)
+        return 1
+    shutil.rmtree(directory)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("faults", nargs="*", metavar="F", help=f"of {' '.join(SCENARIOS)}")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--soak", metavar="MINUTES", help="random faults for so long, such as 20m")
     parser.add_argument("--short", action="store_true", help="the shorter form that CI plays")
     parser.add_argument("--shared", action="store_true", help="all on one cluster")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--results", type=Path)
     parser.add_argument("--output", type=Path, default=ROOT / ".cache/faults")
     options = parser.parse_args()
+    if options.soak:
+        return soak_for(float(options.soak.removesuffix("m")) * 60, options.output, options.seed, options.results)
     names = list(SCENARIOS) if options.all else options.faults
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown or not names:

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+
+from scheduler._pb.etcd_api.v1 import etcd_pb2
 from tests.checker.history import read, write
 from tests.checker.judge import Bounds, Report, judge
 from tests.faults.cluster import FaultCluster
@@ -140,6 +143,19 @@ class Run:
     def tail(self, seconds: float) -> None:
         """Let the healed cluster run on."""
         time.sleep(seconds)  # passing time under load is what this is for
+
+    def keys(self) -> int:
+        """How many keys of ours etcd holds."""
+        request = etcd_pb2.RangeRequest(key=b"/scheduler/", range_end=b"/scheduler0", count_only=True)
+        for member in self.cluster.members:
+            if member.status() is None:
+                continue
+            with grpc.insecure_channel(member.target) as channel:
+                ask = channel.unary_unary(
+                    "/etcdserverpb.KV/Range", response_deserializer=etcd_pb2.RangeResponse.FromString
+                )
+                return int(ask(request.SerializeToString(), timeout=10).count)
+        raise AssertionError("no member of etcd answers")
 
     def finish(self, tail_s: float = 4.0) -> Report:
         """The healed tail, the last records, the verdict."""
