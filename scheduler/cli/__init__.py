@@ -1,4 +1,4 @@
-"""The command line: `scheduler serve | sidecar | dev | job | certificate | version`. Imports are late, so that help is quick."""
+"""The command line: `scheduler serve | sidecar | dev | job | bench | certificate | version`. Imports are late, so that help is quick."""
 
 import asyncio
 import sys
@@ -10,6 +10,7 @@ import click
 
 from scheduler import __version__
 from scheduler.cli import reference
+from scheduler.cli.bench import bench
 from scheduler.cli.job import job
 from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
 from scheduler.cli.sidecar import sidecar
@@ -20,7 +21,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SCHEDULER"})
 def main() -> None:
-    r"""A distributed, clustered job scheduler on etcd that speaks Dapr's Scheduler and Jobs API.
+    """A distributed, clustered job scheduler on etcd that speaks Dapr's Scheduler and Jobs API.
 
     \b
     Try it:            scheduler dev
@@ -252,5 +253,6 @@ def version() -> None:
     click.echo(f"scheduler {__version__}")
 
 
+main.add_command(bench)
 main.add_command(job)
 main.add_command(sidecar)

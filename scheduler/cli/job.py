@@ -1,87 +1,21 @@
 """`scheduler job`: jobs from the command line, through any scheduler replica."""
 
-import asyncio
-import functools
 import json
 import sys
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import click
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Value
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.http2.client import Channel
-from scheduler.http2.grpc import RpcError, Status
+from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
 
 _SERVICE = "/dapr.proto.scheduler.v1.Scheduler"
 _TIMEOUT_S = 10.0
-_T = TypeVar("_T")
 
 
-_PATH = click.Path(path_type=Path)
-
-
-class _Endpoint(NamedTuple):
-    """Which scheduler to ask, and how."""
-
-    address: str
-    tls_ca_file: Path | None
-    tls_cert_file: Path | None
-    tls_key_file: Path | None
-    tls_server_name: str | None
-
-    def connect(self, address: str) -> Channel:
-        """Raises OSError or ValueError."""
-        if self.tls_ca_file is None and self.tls_cert_file is None:
-            return Channel(address)
-        from scheduler.identity.contexts import ClientTls, read_material
-
-        tls = ClientTls(read_material(self.tls_cert_file, self.tls_key_file, self.tls_ca_file))
-        return Channel(address, tls=tls, server_hostname=self.tls_server_name)
-
-
-def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say whom to ask and for whom; the command gets `endpoint`, `namespace` and `app_id`."""
-
-    @functools.wraps(function)
-    def command(**values: Any) -> Any:
-        endpoint = _Endpoint(**{name: values.pop(name) for name in _Endpoint._fields})
-        return function(endpoint=endpoint, **values)
-
-    wrapped: Callable[..., Any] = command
-    for option in (
-        click.option("--tls-server-name", default=None, help="Name in the scheduler's certificate, if not its host."),
-        click.option("--tls-key-file", type=_PATH, default=None, help="Its key."),
-        click.option("--tls-cert-file", type=_PATH, default=None, help="Our certificate, for mutual TLS."),
-        click.option(
-            "--tls-ca-file", type=_PATH, default=None, help="CA of the scheduler's certificate; turns TLS on."
-        ),
-        click.option("--address", default="127.0.0.1:50006", show_default=True, help="A scheduler's host:port."),
-        click.option("--namespace", default="default", show_default=True, help="Namespace of the app."),
-        click.option("--app-id", required=True, help="The app that the jobs belong to."),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
-
-
-def _run(endpoint: _Endpoint, work: Coroutine[Any, Any, _T]) -> _T:
-    """Errors become a line that says what to do."""
-    try:
-        return asyncio.run(work)
-    except (ValueError, OSError) as error:
-        click.echo(f"scheduler: --address: {error}", err=True)
-    except RpcError as error:
-        hint = ""
-        if error.status is Status.UNAVAILABLE:
-            hint = f"\nIs a scheduler running at {endpoint.address}? Start one with `scheduler serve`, or name another with --address."
-        click.echo(f"scheduler: {error.message} ({error.status.name}){hint}", err=True)
-    sys.exit(1)
-
-
-def _call(endpoint: _Endpoint, method: str, request: Any) -> bytes:
+def _call(endpoint: Endpoint, method: str, request: Any) -> bytes:
     """One RPC."""
 
     async def call() -> bytes:
@@ -91,7 +25,7 @@ def _call(endpoint: _Endpoint, method: str, request: Any) -> bytes:
         finally:
             await channel.close()
 
-    return _run(endpoint, call())
+    return run_or_explain(endpoint, call())
 
 
 def _metadata(namespace: str, app_id: str) -> pb.JobMetadata:
@@ -109,7 +43,7 @@ def job() -> None:
 
 @job.command()
 @click.argument("name")
-@_options
+@endpoint_options
 @click.option("--schedule", default=None, help='Six-field cron, "@every 5m", "@daily", ...')
 @click.option("--due-time", default=None, help="First or only time: RFC 3339, or a duration such as 30s.")
 @click.option("--repeats", type=int, default=None, help="How many times it fires.")
@@ -117,7 +51,7 @@ def job() -> None:
 @click.option("--data", default=None, help="Payload, as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace a job of that name.")
 def schedule(
-    name: str, endpoint: _Endpoint, namespace: str, app_id: str, overwrite: bool, data: str | None, **times: Any
+    name: str, endpoint: Endpoint, namespace: str, app_id: str, overwrite: bool, data: str | None, **times: Any
 ) -> None:
     """Schedule the job NAME.
 
@@ -140,17 +74,17 @@ def schedule(
 
 @job.command()
 @click.argument("name")
-@_options
-def get(name: str, endpoint: _Endpoint, namespace: str, app_id: str) -> None:
+@endpoint_options
+def get(name: str, endpoint: Endpoint, namespace: str, app_id: str) -> None:
     """Print the job NAME as JSON."""
     answer = _call(endpoint, "GetJob", pb.GetJobRequest(name=name, metadata=_metadata(namespace, app_id)))
     click.echo(json.dumps(_shown(name, pb.GetJobResponse.FromString(answer).job), indent=2))
 
 
 @job.command("list")
-@_options
+@endpoint_options
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def list_jobs(endpoint: _Endpoint, namespace: str, app_id: str, output: str) -> None:
+def list_jobs(endpoint: Endpoint, namespace: str, app_id: str, output: str) -> None:
     """List an app's jobs."""
     answer = _call(endpoint, "ListJobs", pb.ListJobsRequest(metadata=_metadata(namespace, app_id)))
     jobs = pb.ListJobsResponse.FromString(answer).jobs
@@ -166,17 +100,17 @@ def list_jobs(endpoint: _Endpoint, namespace: str, app_id: str, output: str) -> 
 
 @job.command()
 @click.argument("name")
-@_options
-def delete(name: str, endpoint: _Endpoint, namespace: str, app_id: str) -> None:
+@endpoint_options
+def delete(name: str, endpoint: Endpoint, namespace: str, app_id: str) -> None:
     """Delete the job NAME; one that is not there is no error."""
     _call(endpoint, "DeleteJob", pb.DeleteJobRequest(name=name, metadata=_metadata(namespace, app_id)))
     click.echo(f"deleted {name}")
 
 
 @job.command("verify")
-@_options
+@endpoint_options
 @click.option("--timeout", "timeout_s", default=30.0, show_default=True, help="Seconds for everything.")
-def verify_cluster(endpoint: _Endpoint, namespace: str, app_id: str, timeout_s: float) -> None:
+def verify_cluster(endpoint: Endpoint, namespace: str, app_id: str, timeout_s: float) -> None:
     """See that a cluster works: schedule a one-shot job, watch it fire, delete it.
 
     The job belongs to --app-id; take an id that no real app has.
@@ -184,6 +118,8 @@ def verify_cluster(endpoint: _Endpoint, namespace: str, app_id: str, timeout_s: 
     from scheduler.cli.verify import verify
 
     metadata = _metadata(namespace, app_id)
-    seen = _run(endpoint, verify(endpoint.address, connect=endpoint.connect, metadata=metadata, timeout_s=timeout_s))
+    seen = run_or_explain(
+        endpoint, verify(endpoint.address, connect=endpoint.connect, metadata=metadata, timeout_s=timeout_s)
+    )
     click.echo(f"{len(seen.hosts)} replicas: {', '.join(seen.hosts)}")
     click.echo(f"a job was scheduled, fired on {seen.fired_on} after {seen.seconds * 1000:.0f} ms, and was deleted")

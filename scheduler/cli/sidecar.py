@@ -201,7 +201,7 @@ def sidecar(ctx: click.Context, /, **values: Any) -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 @_with_options
 def run_app(command: tuple[str, ...], **values: Any) -> None:
-    r"""Run a sidecar and its app: COMMAND, behind `--`.
+    """Run a sidecar and its app: COMMAND, behind `--`.
 
     \b
     Example: scheduler sidecar run --app-id backup --app-port 6002 -- python app.py

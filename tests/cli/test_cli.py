@@ -26,6 +26,7 @@ def run(*arguments: str) -> tuple[int, str]:
         ["job", "schedule"],
         ["job", "list"],
         ["job", "verify"],
+        ["bench"],
         ["certificate"],
         ["version"],
     ],

@@ -45,6 +45,9 @@ _ROUNDS = 5
 _IDLE_JOBS = 20_000
 _PAYLOAD_BYTES = 100
 
+# What the cluster does in the background costs the same however many triggers there are.
+_BACKGROUND = (f"{PRODUCT}cluster/", f"{PRODUCT}core/partitions.py")
+
 Tamper = Callable[[Replica], None]
 
 
@@ -77,8 +80,10 @@ class Costs:
         self.requests = 0
 
     def _profile(self, frame: Any, event: str, _argument: object) -> None:
-        if event in {"call", "c_call"} and frame.f_code.co_filename.startswith(PRODUCT):
-            self.calls[event] += 1
+        if event in {"call", "c_call"}:
+            file = frame.f_code.co_filename
+            if file.startswith(PRODUCT) and not file.startswith(_BACKGROUND):
+                self.calls[event] += 1
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -96,6 +101,17 @@ class Costs:
         }
 
 
+@contextmanager
+def _not_counted() -> Iterator[None]:
+    """What the test does itself."""
+    profile = sys.getprofile()
+    sys.setprofile(None)
+    try:
+        yield
+    finally:
+        sys.setprofile(profile)
+
+
 class _Sidecar:
     """The far end of one connection to the replica."""
 
@@ -105,6 +121,7 @@ class _Sidecar:
         self.next_stream = 1
         self.rest = b""
 
+    @_not_counted()
     def call(self, method: str, message: Any) -> bytes:
         """The bytes of one unary call."""
         stream, self.next_stream = self.next_stream, self.next_stream + 2
@@ -121,6 +138,7 @@ class _Sidecar:
     def send(self, chunk: bytes) -> None:
         self.shell.data_received(chunk)
 
+    @_not_counted()
     def triggers(self) -> list[int]:
         """The ids of the triggers that have come."""
         frames_ = self.shell.transport.taken()
@@ -134,6 +152,7 @@ class _Sidecar:
         self.rest = body
         return ids
 
+    @_not_counted()
     def answers(self, ids: list[int]) -> bytes:
         """A frame of its own for each, as real sidecars do."""
         results = [pb.WatchJobsRequest(result=pb.WatchJobsRequestResult(id=one, status=pb.SUCCESS)) for one in ids]

@@ -1,0 +1,246 @@
+"""What the bench does: create, storm, every, idle, mixed. Each mode cleans up what it made, also when it is interrupted."""
+
+import asyncio
+import time
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.bench.load import Due, Load
+from scheduler.bench.report import Processes, Result, histogram, quantiles
+
+_S = 1_000_000_000
+# Where nobody says how long creating takes: this many a second, and some seconds.
+_CREATES_PER_S = 1_500
+_LEAD_S = 3.0
+_STORM_PATIENCE_S = 120.0
+# What is due later than this before the end of listening may still be on its way.
+_GRACE_NS = 2 * _S
+_IDLE = "8760h"
+
+
+class Plan(NamedTuple):
+    """What to do."""
+
+    jobs: int
+    seconds: float
+    spread_s: float
+    lead_s: float | None
+    creates_per_s: float
+    deletes_per_s: float
+    lists_per_s: float
+
+
+class Bench:
+    """Runs modes against one server."""
+
+    def __init__(self, *, load: Load, plan: Plan, processes: Processes, run: str, say: Callable[[str], None]) -> None:
+        """`run` begins the name of every job; `say` shows progress."""
+        self._load = load
+        self._plan = plan
+        self._processes = processes
+        self._run = run
+        self._say = say
+        self._due: Due | None = None
+        self._prefix = ""
+
+    def arrived(self, trigger: pb.WatchJobsResponse) -> None:
+        """A trigger has come, of this mode or of an earlier one."""
+        if self._due is not None and trigger.name.startswith(self._prefix):
+            self._due.came(int(trigger.name[len(self._prefix) :]), self._load.clock.wall_ns())
+
+    async def run(self, mode: str) -> Result:
+        """One mode. Raises RpcError."""
+        work: dict[str, Callable[[Result], Awaitable[None]]] = {
+            "create": self._create, "storm": self._storm, "every": self._every, "idle": self._idle, "mixed": self._mixed
+        }  # fmt: skip
+        self._prefix = f"{self._run}-{mode}-"
+        result = Result(mode=mode, parameters={"jobs": self._plan.jobs, "hosts": len(self._load.hosts)})
+        lost = len(self._load.lost_streams)
+        try:
+            await work[mode](result)
+        finally:
+            self._due = None
+            await self._load.delete_all(f"{self._run}-")
+        result.faults["streams lost"] = len(self._load.lost_streams) - lost
+        return result
+
+    # The modes
+
+    async def _create(self, result: Result) -> None:
+        async with self._measured(result, "create", lambda: self._plan.jobs):
+            latencies = await self._fill(lambda _: pb.Job(due_time=_IDLE))
+        result.figures |= quantiles("create", latencies)
+
+    async def _idle(self, result: Result) -> None:
+        before = self._processes.memory_bytes()
+        await self._fill(lambda _: pb.Job(due_time=_IDLE))
+        await asyncio.sleep(1)
+        if self._processes.pids:
+            held = (self._processes.memory_bytes() - before) / self._plan.jobs
+            result.figures["memory per idle job besides its payload (bytes)"] = held - self._load.settings.payload_bytes
+
+    async def _storm(self, result: Result) -> None:
+        at_ns = self._start_ns()
+        due = self._due = Due([at_ns] * self._plan.jobs, 0)
+        await self._fill(lambda _: pb.Job(due_time=_rfc3339(at_ns)))
+        await self._until(at_ns)
+        async with self._measured(result, "trigger", lambda: len(due.late_s)):
+            end_ns = at_ns + int(_STORM_PATIENCE_S * _S)
+            while len(due.late_s) < self._plan.jobs and self._load.clock.wall_ns() < end_ns:
+                await asyncio.sleep(0.05)
+                self._say(f"storm: {len(due.late_s):,} of {self._plan.jobs:,} triggers")
+            await asyncio.sleep(1)  # repeated ones, and the deletion of what is finished
+        self._judge(result, due, end_ns)
+        for meaningless in ("triggers (per s)", "server CPU (cores)"):
+            result.figures.pop(meaningless, None)
+        if due.last_at_ns > due.first_at_ns:
+            result.figures["triggers first to last (per s)"] = len(due.late_s) / (due.last_at_ns - due.first_at_ns) * _S
+
+    async def _every(self, result: Result) -> None:
+        due = await self._recurring(result)
+        async with self._measured(result, "trigger", lambda: len(due.late_s)):
+            await self._listen("every", due)
+        self._judge(result, due, self._load.clock.wall_ns() - _GRACE_NS)
+
+    async def _mixed(self, result: Result) -> None:
+        plan, made = self._plan, iter(range(1, 1 << 60))
+        due = await self._recurring(result)
+        result.parameters |= {
+            "creates/s": plan.creates_per_s, "deletes/s": plan.deletes_per_s, "lists/s": plan.lists_per_s
+        }  # fmt: skip
+        load, other = self._load, f"{self._run}-other-"
+        listed = pb.ListJobsRequest(
+            metadata=pb.JobMetadata(
+                namespace=load.settings.namespace, app_id=f"{self._run}-listed", target=load.metadata.target
+            )
+        )
+        for number in range(100):
+            request = pb.ScheduleJobRequest(name=f"{number}", job=pb.Job(due_time=_IDLE), metadata=listed.metadata)
+            await load.unary("ScheduleJob", request.SerializeToString())
+        calls: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
+            "create": (plan.creates_per_s, lambda: load.schedule(f"{other}{next(made)}", pb.Job(due_time=_IDLE))),
+            "delete": (plan.deletes_per_s, lambda: load.delete(f"{other}{next(made) % 1_000}")),
+            "list": (plan.lists_per_s, lambda: load.unary("ListJobs", listed.SerializeToString())),
+        }
+        latencies = {name: array("d") for name in calls}
+        try:
+            async with self._measured(result, "trigger", lambda: len(due.late_s)), asyncio.TaskGroup() as tasks:
+                paced = [
+                    tasks.create_task(_pace(rate, call, latencies[name]))
+                    for name, (rate, call) in calls.items()
+                    if rate
+                ]
+                await self._listen("mixed", due)
+                for task in paced:
+                    task.cancel()
+        finally:
+            every = pb.DeleteByMetadataRequest(metadata=listed.metadata)
+            await load.unary("DeleteByMetadata", every.SerializeToString())
+        self._judge(result, due, self._load.clock.wall_ns() - _GRACE_NS)
+        for name, seconds in latencies.items():
+            result.figures |= quantiles(name, seconds)
+            result.figures[f"{name}s (per s)"] = len(seconds) / plan.seconds
+
+    # What they share
+
+    def _start_ns(self) -> int:
+        lead_s = self._plan.lead_s
+        if lead_s is None:
+            lead_s = _LEAD_S + self._plan.jobs / _CREATES_PER_S
+        return (self._load.clock.wall_ns() // _S + 1 + int(lead_s)) * _S
+
+    async def _until(self, at_ns: int) -> None:
+        """Wait until shortly before that time."""
+        left_s = (at_ns - self._load.clock.wall_ns()) / _S
+        if left_s < 0:
+            raise TooSlow(
+                f"creating {self._plan.jobs} jobs took {-left_s:.1f} s longer than they were to wait: give more with --lead"
+            )
+        self._say(f"waiting {left_s:.0f} s until the jobs are due")
+        await asyncio.sleep(max(0.0, left_s - 0.2))
+
+    async def _recurring(self, result: Result) -> Due:
+        """Create jobs that fire each second, their due instants spread as the plan says."""
+        at_ns, spread_ns = self._start_ns(), int(self._plan.spread_s * _S)
+        first = [
+            at_ns + spread_ns * number // self._plan.jobs // 1_000_000 * 1_000_000 for number in range(self._plan.jobs)
+        ]
+        due = self._due = Due(first, _S)
+        result.parameters |= {"seconds": self._plan.seconds, "spread (s)": self._plan.spread_s}
+        await self._fill(lambda number: pb.Job(schedule="@every 1s", due_time=_rfc3339(first[number])))
+        await self._until(at_ns)
+        return due
+
+    async def _fill(self, job: Callable[[int], pb.Job]) -> "array[float]":
+        done = 0
+
+        def told() -> None:
+            nonlocal done
+            done += 1
+            if done % 1_000 == 0:
+                self._say(f"{done:,} of {self._plan.jobs:,} jobs created")
+
+        def jobs() -> Iterator[tuple[str, pb.Job]]:
+            for number in range(self._plan.jobs):
+                yield f"{self._prefix}{number}", job(number)
+
+        return await self._load.create(jobs(), told)
+
+    async def _listen(self, mode: str, due: Due) -> None:
+        start_ns = due.first_ns[0]
+        end_ns = start_ns + int(self._plan.seconds * _S)
+        while (now_ns := self._load.clock.wall_ns()) < end_ns:
+            self._say(
+                f"{mode}: {(now_ns - start_ns) / _S:.0f} of {self._plan.seconds:.0f} s, {len(due.late_s):,} triggers"
+            )
+            await asyncio.sleep(min(1.0, (end_ns - now_ns) / _S))
+
+    @asynccontextmanager
+    async def _measured(self, result: Result, what: str, count: Callable[[], int]) -> AsyncIterator[None]:
+        """Rate, and CPU of both sides, per thing done."""
+        began, ours, theirs = time.perf_counter(), time.process_time(), self._processes.cpu_s()
+        before = count() if what == "trigger" else 0
+        yield
+        seconds, done = time.perf_counter() - began, max(1, count() - before)
+        result.figures[f"{what}s (per s)"] = done / seconds
+        if self._processes.pids:
+            server_s = self._processes.cpu_s() - theirs
+            result.figures[f"server CPU per {what} (us)"] = server_s / done * 1e6
+            result.figures["server CPU (cores)"] = server_s / seconds
+        result.figures[f"client CPU per {what} (us)"] = (time.process_time() - ours) / done * 1e6
+
+    def _judge(self, result: Result, due: Due, until_ns: int) -> None:
+        result.figures |= quantiles("lateness", due.late_s)
+        result.lateness = histogram(due.late_s)
+        result.faults |= {"early or repeated": due.early, "missing": due.missing(until_ns)}
+
+
+class TooSlow(Exception):
+    """The plan cannot be carried out in its time."""
+
+
+async def _pace(per_s: float, call: Callable[[], Awaitable[object]], latencies: "array[float]") -> None:
+    """Make a call that often until cancelled, whether or not the ones before are done."""
+    loop = asyncio.get_running_loop()
+
+    async def one() -> None:
+        began = loop.time()
+        await call()
+        latencies.append(loop.time() - began)
+
+    next_s = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        while True:
+            while next_s <= loop.time():
+                tasks.create_task(one())
+                next_s += 1 / per_s
+            await asyncio.sleep(max(0.001, next_s - loop.time()))
+
+
+def _rfc3339(ns: int) -> str:
+    seconds, nanos = divmod(ns, _S)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanos // 1_000_000:03d}Z"

@@ -1,0 +1,79 @@
+"""Which scheduler a command talks to, and for which app: the options, the connection, and errors as one line that says what to do."""
+
+import asyncio
+import functools
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from scheduler.http2.client import Channel
+from scheduler.http2.grpc import RpcError, Status
+
+_T = TypeVar("_T")
+_PATH = click.Path(path_type=Path)
+
+
+class Endpoint(NamedTuple):
+    """Which scheduler to ask, and how."""
+
+    address: str
+    tls_ca_file: Path | None
+    tls_cert_file: Path | None
+    tls_key_file: Path | None
+    tls_server_name: str | None
+
+    def connect(self, address: str) -> Channel:
+        """Raises OSError or ValueError."""
+        if self.tls_ca_file is None and self.tls_cert_file is None:
+            return Channel(address)
+        from scheduler.identity.contexts import ClientTls, read_material
+
+        tls = ClientTls(read_material(self.tls_cert_file, self.tls_key_file, self.tls_ca_file))
+        return Channel(address, tls=tls, server_hostname=self.tls_server_name)
+
+
+def endpoint_options(function: Callable[..., Any], *, app_id: str | None = None) -> Callable[..., Any]:
+    """The options that say whom to ask and for whom; the command gets `endpoint`, `namespace` and `app_id` (required where there is no default)."""
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        endpoint = Endpoint(**{name: values.pop(name) for name in Endpoint._fields})
+        return function(endpoint=endpoint, **values)
+
+    wrapped: Callable[..., Any] = command
+    for option in (
+        click.option("--tls-server-name", default=None, help="Name in the scheduler's certificate, if not its host."),
+        click.option("--tls-key-file", type=_PATH, default=None, help="Its key."),
+        click.option("--tls-cert-file", type=_PATH, default=None, help="Our certificate, for mutual TLS."),
+        click.option(
+            "--tls-ca-file", type=_PATH, default=None, help="CA of the scheduler's certificate; turns TLS on."
+        ),
+        click.option("--address", default="127.0.0.1:50006", show_default=True, help="A scheduler's host:port."),
+        click.option("--namespace", default="default", show_default=True, help="Namespace of the app."),
+        click.option(
+            "--app-id",
+            default=app_id,
+            required=app_id is None,
+            show_default=app_id is not None,
+            help="The app that the jobs belong to.",
+        ),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def run_or_explain(endpoint: Endpoint, work: Coroutine[Any, Any, _T]) -> _T:
+    """Errors become a line that says what to do."""
+    try:
+        return asyncio.run(work)
+    except (ValueError, OSError) as error:
+        click.echo(f"scheduler: --address: {error}", err=True)
+    except RpcError as error:
+        hint = ""
+        if error.status is Status.UNAVAILABLE:
+            hint = f"\nIs a scheduler running at {endpoint.address}? Start one with `scheduler serve`, or name another with --address."
+        click.echo(f"scheduler: {error.message} ({error.status.name}){hint}", err=True)
+    sys.exit(1)

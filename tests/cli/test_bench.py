@@ -1,0 +1,88 @@
+"""`scheduler bench`: what it counts, and that it finds faults; the whole command on a real replica."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from scheduler.bench.load import Due
+from scheduler.bench.report import Result, histogram, quantiles, table
+from tests.support.client import Client, job_metadata
+from tests.support.processes import ROOT
+
+S = 1_000_000_000
+
+
+def test_a_one_shot_may_come_once_and_not_before_its_time() -> None:
+    due = Due([10 * S, 10 * S, 10 * S], 0)
+    due.came(0, 10 * S + 2_000_000)
+    due.came(0, 11 * S)
+    due.came(1, 9 * S)
+    assert (due.early, list(due.late_s)) == (2, [0.002])
+    assert due.missing(20 * S) == 1
+    assert due.missing(10 * S) == 0
+
+
+def test_a_recurring_job_must_come_each_period() -> None:
+    due = Due([10 * S, 10 * S + S // 2], S)
+    for second in (10, 11, 12):
+        due.came(0, second * S + 1_000)
+    due.came(0, 12 * S + 2_000)  # a repeated trigger stands in the place of the next
+    due.came(1, 10 * S + S // 2)
+    assert due.early == 1 and due.missing(13 * S) == 2
+
+
+def test_figures() -> None:
+    seconds = [number / 1000 for number in range(1, 101)]
+    assert quantiles("x", seconds) == {
+        "x p50 (ms)": pytest.approx(51, abs=1),
+        "x p90 (ms)": pytest.approx(90, abs=1),
+        "x p99 (ms)": pytest.approx(99, abs=1),
+        "x max (ms)": 100,
+    }
+    counts = histogram(seconds)
+    assert sum(count for _, count in counts) == 100 and counts[0] == (1, 1) and counts[-1] == (float("inf"), 0)
+
+
+def test_a_run_with_a_fault_is_not_correct() -> None:
+    result = Result(mode="every", parameters={"jobs": 1}, figures={"x (ms)": 3.0}, faults={"missing": 1})
+    assert not result.correct
+    earlier = {"results": [{"mode": "every", "parameters": {"jobs": 1}, "figures": {"x (ms)": 2.0}}]}
+    lines = "\n".join(table([result], earlier))
+    assert "NOT CORRECT: missing 1" in lines and "1.50 x 2.00" in lines
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scheduler", "bench", *arguments]
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.e2e
+@pytest.mark.etcd
+def test_it_measures_a_replica_and_cleans_up(cluster, tmp_path) -> None:
+    replica = cluster(1).replicas[0]
+    common = ["--address", replica.address, "--pids", str(replica.pid), "-n", "100", "--seconds", "3", "--lead", "1"]
+    ran = bench("create", "storm", "every", "idle", "mixed", *common, "--creates-per-s", "50", "-o", "json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(ran.stdout)
+    results = {one["mode"]: one for one in json.loads(ran.stdout)["results"]}
+    assert set(results) == {"create", "storm", "every", "idle", "mixed"}
+    assert all(not any(one["faults"].values()) for one in results.values())
+    assert sum(count for _, count in results["storm"]["lateness_ms"]) == 100
+    assert sum(count for _, count in results["every"]["lateness_ms"]) >= 100
+    assert results["mixed"]["figures"]["list p50 (ms)"] > 0
+    client = Client(replica.address)
+    assert client.list(job_metadata("bench")) == []
+    client.close()
+    again = bench("create", *common, "--against", str(earlier))
+    assert again.returncode == 0 and " x " in again.stdout, again.stdout + again.stderr
+
+
+@pytest.mark.e2e
+def test_a_server_that_is_not_there_is_named() -> None:
+    ran = bench("create", "--address", "127.0.0.1:1")
+    assert ran.returncode == 1 and "127.0.0.1:1" in ran.stderr and "Traceback" not in ran.stderr
+    ran = bench("create", "--pids", "x")
+    assert ran.returncode == 1 and "--pids" in ran.stderr
