@@ -6,8 +6,9 @@ from asyncio import sslproto
 from collections.abc import Callable
 from typing import Any, Protocol
 
-# asyncio keeps a buffer of this size for each TLS connection as long as it lives: 256 KiB, which is 500 MB for 2,000 idle ones.
-sslproto.SSLProtocol.max_size = 32 << 10
+# asyncio keeps a buffer of this size for each TLS connection as long as it lives, and reads as much in one turn. Its 256 KiB would be 500 MB for 2,000
+# idle connections.
+sslproto.SSLProtocol.max_size = 16 << 10
 # How long a peer may take to answer our farewell.
 _SHUTDOWN_S = 5.0
 
@@ -87,4 +88,6 @@ class _Hall(asyncio.Protocol):
         transport.set_protocol(inner)
         inner.connection_made(transport)
         for data in self._early:
-            inner.data_received(data)
+            # It may have been turned away.
+            if not transport.is_closing():
+                inner.data_received(data)

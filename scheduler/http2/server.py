@@ -1,6 +1,7 @@
 """The server role: listeners, accepted connections and their limits; the calls themselves are in `call`."""
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +17,10 @@ from scheduler.http2.limits import Limits
 from scheduler.http2.stream import Stream
 from scheduler.http2.transport import Shell, speaks_http2
 
+# What one connection may have us do in one turn of the loop; asyncio would read 256 KiB at once. With TLS see `door`.
+_READ_BYTES = 8 << 10
+# asyncio takes its backlog as the number of connections to accept in one turn, too: a thousand would hold up everybody.
+_ACCEPTS, _BACKLOG = 16, 4_096
 # Each connection is looked at once a second, a tenth of them at a time: so many pings at once would hold up calls.
 _MAINTENANCE_S, _MAINTENANCE_SLICES = 0.1, 10
 
@@ -48,6 +53,8 @@ class _ServerShell(Shell):
             transport.close()
             return
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = _READ_BYTES
         self.peer = Peer(self.peer_address(), self.peer_chain())
         if (refusal := self.server.admit(self)) is not None:
             self.server.count_failure(refusal)
@@ -182,16 +189,20 @@ class Server:
         def accept() -> asyncio.Protocol:
             return Door(self, tls, timeout_s, lambda: _ServerShell(self)) if tls else _ServerShell(self)
 
-        server = await asyncio.get_running_loop().create_server(accept, host, port, backlog=1024)
+        server = await asyncio.get_running_loop().create_server(accept, host, port, backlog=_ACCEPTS)
         self._started(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     async def listen_unix(self, path: str) -> None:
         """Listen on a Unix socket. Raises OSError."""
-        self._started(await asyncio.get_running_loop().create_unix_server(lambda: _ServerShell(self), path))
+        loop = asyncio.get_running_loop()
+        self._started(await loop.create_unix_server(lambda: _ServerShell(self), path, backlog=_ACCEPTS))
 
     def _started(self, server: asyncio.Server) -> None:
+        for one in server.sockets:
+            with socket.fromfd(one.fileno(), one.family, one.type) as listener:
+                listener.listen(_BACKLOG)
         self._servers.append(server)
         if self._maintenance is None:
             self._maintain()

@@ -7,7 +7,6 @@ from typing import Any
 from scheduler.http2.connection import Connection
 
 _WRITE_HIGH_BYTES = 1 << 20
-_READ_BYTES = 64 << 10
 # grpc-go sends a bandwidth probe with nearly every read; each answer by itself would double our writes.
 _IDLE_OUTPUT_S = 0.004
 
@@ -32,9 +31,6 @@ class Shell(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport), transport
         self.transport = transport
         transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
-        if hasattr(transport, "max_size"):
-            # asyncio reads up to 256 KiB at once; so many small frames in one turn would hold up every other connection.
-            transport.max_size = _READ_BYTES
         self.output_waiting()
 
     def output_waiting(self) -> None:
