@@ -4,52 +4,21 @@ The hot path counts in slotted attributes; a custom collector turns these into P
 Our names begin with scheduler_; the reference's names (scheduler-service.md 7.3) stand beside them.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from scheduler.exposition import OTHER, TYPES, Histogram, Labels, Sample, Table, capped, one, pair
 
 LATENESS_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 # Of the reference's histogram (7.3); each is one of the above.
 _REFERENCE_BOUNDS_S = (0.1, 0.5, 1, 5, 10)
-_TYPES = ("job", "actor")
-# Concurrency limits with a series of their own; apps choose their names, so the number must be bounded.
+# Concurrency limits and namespaces with series of their own; others choose their names, so the number must be bounded.
 GATE_SERIES_MAX = 500
 # How long everything may be held up at once: a turn of the loop, a collection of garbage.
 HOLD_BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+NAMESPACE_SERIES_MAX = 50
 DURATION_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-
-class Histogram:
-    """Counts per bucket, cheap enough for the hot path."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        """`bounds` are the buckets' upper ends in seconds, ascending."""
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def samples(self) -> tuple[list[tuple[str, float]], float]:
-        """Cumulative buckets and the sum, as prometheus_client takes them."""
-        labels = (*map(str, map(float, self.bounds)), "+Inf")
-        return list(zip(labels, map(float, accumulate(self.counts)), strict=True)), self.total
-
-    def milliseconds(self, bounds_s: tuple[float, ...]) -> tuple[list[tuple[str, float]], float]:
-        """The same in milliseconds, with fewer buckets; `bounds_s` must be among our bounds."""
-        counts = list(accumulate(self.counts))
-        buckets = [(f"{bound * 1000:g}", float(counts[self.bounds.index(bound)])) for bound in bounds_s]
-        return [*buckets, ("+Inf", float(counts[-1]))], self.total * 1000
 
 
 class EngineStatistics:
@@ -66,6 +35,7 @@ class EngineStatistics:
         "failed",
         "fenced_writes",
         "finished",
+        "given_up",
         "load_seconds",
         "loop_lag_seconds",
         "resyncs",
@@ -81,7 +51,7 @@ class EngineStatistics:
         self.load_seconds = Histogram(DURATION_BOUNDS_S)
         self.loop_lag_seconds = Histogram(DURATION_BOUNDS_S)
         self.blocked = self.checkpoints = self.commits = self.commit_retries = self.corrupt_records = 0
-        self.fenced_writes = self.finished = self.resyncs = 0
+        self.fenced_writes = self.finished = self.given_up = self.resyncs = 0
 
     def result(self, is_actor: bool, succeeded: bool, seconds: float) -> None:  # noqa: FBT001 - hot path
         """One result of an app."""
@@ -92,13 +62,21 @@ class EngineStatistics:
 class DeliveryStatistics:
     """Counted by the delivery room."""
 
-    __slots__ = ("lateness", "sent", "unanswered", "undelivered")
+    __slots__ = ("lateness", "repeated", "sent", "streams_opened", "unanswered", "undelivered")
 
     def __init__(self) -> None:
         """All zero. Pairs are (job, actor)."""
-        self.sent = self.unanswered = 0
+        self.sent = self.streams_opened = self.unanswered = 0
         self.undelivered = [0, 0]
-        self.lateness = Histogram(LATENESS_BOUNDS_S)
+        self.repeated = {"failed": 0, "stream_ended": 0}
+        # By namespace; see `lateness_of`.
+        self.lateness: dict[str, Histogram] = {}
+
+    def lateness_of(self, namespace: str) -> Histogram:
+        """Where a namespace's lateness is counted: kept by its targets, so that the hot path looks nothing up."""
+        if namespace not in self.lateness and len(self.lateness) >= NAMESPACE_SERIES_MAX:
+            namespace = OTHER
+        return self.lateness.setdefault(namespace, Histogram(LATENESS_BOUNDS_S))
 
     def undeliverable(self, is_actor: bool) -> None:  # noqa: FBT001 - hot path
         """A due job found no stream of its target."""
@@ -187,58 +165,6 @@ class ConcurrencyGate(Protocol):
         """Triggers held back so far."""
 
 
-Buckets = tuple[list[tuple[str, float]], float]
-"""A histogram's cumulative buckets by upper end, and its sum."""
-
-
-class Sample(NamedTuple):
-    """One metric: kind is counter, gauge or histogram; values by label (without one, under an empty string)."""
-
-    kind: str
-    name: str
-    text: str
-    label: str
-    read: Callable[[], Mapping[str, float] | Mapping[str, Buckets]]
-
-
-def pair(values: list[int]) -> dict[str, float]:
-    """(job, actor) by label."""
-    return dict(zip(_TYPES, map(float, values), strict=True))
-
-
-def one(value: float) -> dict[str, float]:
-    """A metric without labels."""
-    return {"": value}
-
-
-_FAMILIES: dict[str, Any] = {
-    "counter": CounterMetricFamily,
-    "gauge": GaugeMetricFamily,
-    "histogram": HistogramMetricFamily,
-}
-
-
-class StatisticsCollector(Collector):
-    """Turns samples into what prometheus_client serves."""
-
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        """Reads nothing yet."""
-        self._samples = tuple(samples)
-
-    def collect(self) -> Iterator[Metric]:
-        """Called at each scrape, in the endpoint's thread or loop."""
-        for sample in self._samples:
-            labels = [sample.label] if sample.label else []
-            family = _FAMILIES[sample.kind](sample.name, sample.text, labels=labels)
-            for label, value in sample.read().items():
-                shown = [label] if labels else []
-                if isinstance(value, tuple):
-                    family.add_metric(shown, buckets=value[0], sum_value=value[1])
-                else:
-                    family.add_metric(shown, value)
-            yield family
-
-
 def scheduler_samples(
     *,
     engine: EngineStatistics,
@@ -250,10 +176,12 @@ def scheduler_samples(
     process: ProcessStatistics,
     gauges: dict[str, Callable[[], float]],
     gates: Callable[[], Sequence[tuple[ConcurrencyGate, int]]],
-    refusals: Callable[[], Mapping[str, float]],
-    etcd_requests: Callable[[], dict[str, float]],
+    tables: dict[str, Callable[[], Table]],
 ) -> list[Sample]:
-    """All metrics of a replica. `gauges` gives the instant values by the names used below, `gates` each concurrency limit and what waits at it."""
+    """All metrics of a replica. By the names used below `gauges` gives instant values, `tables` those with labels.
+
+    `gates` gives each concurrency limit and what waits at it.
+    """
 
     def gauge(name: str, text: str, source: str) -> Sample:
         return Sample("gauge", name, text, "", lambda: one(gauges[source]()))
@@ -267,13 +195,12 @@ def scheduler_samples(
     def histogram(name: str, text: str, source: Histogram) -> Sample:
         return Sample("histogram", name, text, "", lambda: {"": source.samples()})
 
+    def table(kind: str, name: str, text: str, labels: Labels, source: str) -> Sample:
+        return Sample(kind, name, text, labels, lambda: tables[source]())  # noqa: PLW0108 - asked at the scrape, not now
+
     def per_gate(kind: str, name: str, text: str, read: Callable[[ConcurrencyGate, int], int]) -> list[Sample]:
         def values() -> dict[str, float]:
-            totals: dict[str, float] = {}
-            for gate, pending in gates():
-                label = gate.label if len(totals) < GATE_SERIES_MAX or gate.label in totals else "other"
-                totals[label] = totals.get(label, 0) + read(gate, pending)
-            return totals
+            return capped(((gate.label, read(gate, pending)) for gate, pending in gates()), GATE_SERIES_MAX)
 
         return [
             Sample(kind, f"{prefix}scheduler_concurrency_{name}", text, "concurrency_key", values)
@@ -286,17 +213,50 @@ def scheduler_samples(
         *per_gate(
             "counter", "throttled", "Triggers that a concurrency limit held back.", lambda gate, _: gate.throttled
         ),
-        histogram("scheduler_trigger_lateness_seconds", "From the due time to the stream.", delivery.lateness),
+        table("gauge", "scheduler_build_info", "What runs: always 1.", ("version", "python"), "build"),
+        Sample(
+            "histogram",
+            "scheduler_trigger_lateness_seconds",
+            "From the due time to the stream, of first deliveries.",
+            "app_namespace",
+            lambda: {name: source.samples() for name, source in delivery.lateness.items()},
+        ),
+        table(
+            "gauge",
+            "scheduler_namespace_triggers_waiting",
+            "Due jobs that wait for a stream (staged), by the app's namespace.",
+            "app_namespace",
+            "namespace_waiting",
+        ),
+        table(
+            "gauge",
+            "scheduler_namespace_watch_streams",
+            "Connected WatchJobs streams, by the app's namespace.",
+            "app_namespace",
+            "namespace_streams",
+        ),
         Sample(
             "histogram",
             "scheduler_trigger_ack_duration_seconds",
             "From the stream to the result.",
             "type",
             lambda: {
-                kind: source.samples() for kind, source in zip(_TYPES, engine.acknowledgement_seconds, strict=True)
+                kind: source.samples() for kind, source in zip(TYPES, engine.acknowledgement_seconds, strict=True)
             },
         ),
         counter("scheduler_triggers_sent", "Triggers written to streams.", lambda: delivery.sent),
+        Sample(
+            "counter",
+            "scheduler_triggers_repeated",
+            "Triggers sent again, after a failure or because their stream ended.",
+            "reason",
+            lambda: dict(delivery.repeated),
+        ),
+        counter(
+            "scheduler_occurrences_given_up",
+            "Occurrences that failed more often than their failure policy allows.",
+            lambda: engine.given_up,
+        ),
         typed("scheduler_triggers_succeeded", "Triggers that an app took.", engine.succeeded),
         typed("scheduler_triggers_failed", "Triggers that an app failed.", engine.failed),
         typed("scheduler_triggers_undeliverable", "Due jobs that found no stream.", delivery.undelivered),
@@ -305,15 +265,34 @@ def scheduler_samples(
         counter("scheduler_triggers_unanswered", "Triggers given up by --ack-timeout.", lambda: delivery.unanswered),
         gauge("scheduler_triggers_waiting", "Due jobs that wait for a stream (staged).", "waiting"),
         gauge("scheduler_connections", "Open gRPC connections.", "connections"),
-        Sample(
+        table(
             "counter",
             "scheduler_connection_refusals",
             "Connections and calls refused or ended for what the peer did.",
             "reason",
-            lambda: dict(refusals()),
+            "refusals",
+        ),
+        table(
+            "counter",
+            "grpc_server_handled",
+            "Calls that ended, by their status.",
+            ("grpc_service", "grpc_method", "grpc_code"),
+            "grpc_handled",
+        ),
+        table(
+            "histogram",
+            "grpc_server_handling_seconds",
+            "From a unary call's request to its answer, where that is no error.",
+            ("grpc_service", "grpc_method"),
+            "grpc_seconds",
         ),
         gauge("scheduler_watch_streams", "Connected WatchJobs streams.", "streams"),
+        counter("scheduler_watch_streams_opened", "WatchJobs streams taken in.", lambda: delivery.streams_opened),
         gauge("scheduler_jobs", "Jobs of the owned partitions.", "jobs"),
+        gauge("scheduler_next_due_timestamp_seconds", "When the next job is due; 0: none is.", "next_due"),
+        typed("scheduler_jobs_created", "Accepted jobs.", rpc.created),
+        typed("scheduler_jobs_refused", "Refused jobs.", rpc.created_failed),
+        typed("scheduler_jobs_deleted", "Deletions of single jobs.", rpc.deleted),
         gauge("scheduler_owned_partitions", "Partitions that this replica owns.", "owned"),
         gauge("scheduler_partitions", "Partitions of the cluster.", "partitions"),
         gauge("scheduler_uncommitted_results", "Results not committed yet.", "uncommitted"),
@@ -350,7 +329,18 @@ def scheduler_samples(
         counter("scheduler_claims_lost", "Claims lost.", lambda: cluster.claims_lost),
         counter("scheduler_lease_keepalive_failures", "Keepalives that failed.", lambda: cluster.keepalive_failures),
         counter("scheduler_leases_lost", "Leases lost.", lambda: cluster.leases_lost),
-        Sample("counter", "scheduler_etcd_requests", "Requests to etcd.", "operation", etcd_requests),
+        gauge(
+            "scheduler_lease_expiry_timestamp_seconds", "Until when the lease is trusted; 0: there is none.", "lease"
+        ),
+        table("counter", "scheduler_etcd_requests", "Requests to etcd.", ("operation", "result"), "etcd_requests"),
+        table(
+            "histogram",
+            "scheduler_etcd_request_duration_seconds",
+            "Requests that etcd answered.",
+            "operation",
+            "etcd_seconds",
+        ),
+        table("counter", "scheduler_etcd_watch_reconnects", "Watch streams lost.", "reason", "etcd_reconnects"),
         Sample(
             "counter",
             "scheduler_certificate_reloads",
@@ -389,7 +379,7 @@ def scheduler_samples(
             "type",
             lambda: {
                 kind: source.milliseconds(_REFERENCE_BOUNDS_S)
-                for kind, source in zip(_TYPES, engine.acknowledgement_seconds, strict=True)
+                for kind, source in zip(TYPES, engine.acknowledgement_seconds, strict=True)
             },
         ),
         Sample(

@@ -1,6 +1,7 @@
 """One replica's rooms, fitted together. Nothing runs, listens or waits here: `app` gives it a life."""
 
 import asyncio
+import platform
 import random
 from collections.abc import Callable
 
@@ -21,10 +22,13 @@ from scheduler.delivery.hub import Hub
 from scheduler.engine.engine import Engine
 from scheduler.engine.watchdog import Watchdog
 from scheduler.etcd.client import Client
+from scheduler.exposition import StatisticsCollector, capped
 from scheduler.grpc_services import health_methods, reflection_methods
 from scheduler.http2.call import Method
+from scheduler.http2.grpc import Status
 from scheduler.http2.server import ServerStatistics
 from scheduler.metrics import (
+    NAMESPACE_SERIES_MAX,
     ClusterStatistics,
     DeliveryStatistics,
     EngineStatistics,
@@ -32,7 +36,6 @@ from scheduler.metrics import (
     KubernetesStatistics,
     ProcessStatistics,
     RpcStatistics,
-    StatisticsCollector,
     scheduler_samples,
 )
 from scheduler.rpc.authz import Authorizer
@@ -179,12 +182,19 @@ class Replica:
         GCCollector(registry=registry)
         engine, hub = self.engine, self.hub
 
-        def etcd_requests() -> dict[str, float]:
-            totals: dict[str, float] = {}
-            for (operation, _), count in self.etcd.requests.items():
-                totals[operation] = totals.get(operation, 0) + count
-            return totals
+        def by_method(path: str) -> tuple[str, str]:
+            service, _, method = path[1:].partition("/")
+            return service, method
 
+        def grpc_handled(calls: ServerStatistics) -> dict[tuple[str, str, str], float]:
+            ended = {
+                (*by_method(path), Status(status).name): float(count) for (path, status), count in calls.ends.items()
+            }
+            return ended | {
+                (*by_method(path), "OK"): float(sum(source.counts)) for path, source in calls.seconds.items()
+            }
+
+        version = (__version__, platform.python_version())
         registry.register(
             StatisticsCollector(
                 scheduler_samples(
@@ -199,7 +209,7 @@ class Replica:
                         "connections": lambda: server().connections,
                         "in_flight": hub.in_flight_count,
                         "oldest_in_flight": hub.oldest_in_flight_s,
-                        "waiting": hub.waiting_count,
+                        "waiting": lambda: sum(count for _, count in hub.waiting()),
                         "streams": lambda: hub.stream_count,
                         "jobs": engine.job_count,
                         "owned": lambda: len(engine.partitions),
@@ -209,14 +219,33 @@ class Replica:
                         "stuck": lambda: self.watchdog.stuck_s,
                         "uncommitted": lambda: engine.commits.uncommitted,
                         "ready": lambda: float(self.not_ready() is None),
+                        "next_due": lambda: (engine.timers.next_due_ns() or 0) * 1e-9,
+                        "lease": lambda: self._wall(self.cluster.tenure.trusted_until_s),
                     },
                     gates=hub.gates,
-                    refusals=lambda: server().failures,
-                    etcd_requests=etcd_requests,
+                    tables={
+                        "build": lambda: {version: 1.0},
+                        "namespace_waiting": lambda: capped(hub.waiting(), NAMESPACE_SERIES_MAX),
+                        "namespace_streams": lambda: capped(hub.namespaces_of_streams(), NAMESPACE_SERIES_MAX),
+                        "refusals": lambda: server().failures,
+                        "grpc_handled": lambda: grpc_handled(server()),
+                        "grpc_seconds": lambda: {
+                            by_method(path): source.samples() for path, source in server().seconds.items()
+                        },
+                        "etcd_requests": lambda: dict(self.etcd.requests),
+                        "etcd_seconds": lambda: {name: one.samples() for name, one in self.etcd.seconds.items()},
+                        "etcd_reconnects": lambda: dict(self.etcd.watch_reconnects),
+                    },
                 )
             )
         )
         return registry
+
+    def _wall(self, boottime_s: float) -> float:
+        """An instant of CLOCK_BOOTTIME as seconds since the epoch; 0 for one that never was."""
+        if boottime_s == float("-inf"):
+            return 0.0
+        return self.clock.wall_ns() * 1e-9 + boottime_s - self.clock.boottime_s()
 
     async def recheck_streams(self) -> None:
         """Until cancelled: a stream whose certificate expires, or loses its trust anchor, ends soon afterwards."""

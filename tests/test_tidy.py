@@ -44,12 +44,11 @@ def test_metric_names_are_unique() -> None:
         process=ProcessStatistics(),
         gauges={},
         gates=list,
-        refusals=dict,
-        etcd_requests=dict,
+        tables={},
     )
     names = [sample.name for sample in samples]
     assert len(names) == len(set(names))
-    assert all(name.startswith(("scheduler_", "dapr_scheduler_")) for name in names)
+    assert all(name.startswith(("scheduler_", "dapr_scheduler_", "grpc_server_")) for name in names)
 
 
 def test_the_readmes_commands_exist() -> None:

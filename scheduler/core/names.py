@@ -61,6 +61,12 @@ def route_key(target: Target) -> str:
     return f"{target.kind}||{_escape(target.namespace)}||{_escape(target.owner)}"
 
 
+def namespace_of(route: str) -> str:
+    """The namespace in a `route_key`, for people and metrics: readable text of bounded length, whatever lies in etcd."""
+    _, _, rest = route.partition(SEPARATOR)
+    return unescape(rest.partition(SEPARATOR)[0])[:64].encode("utf-8", "replace").decode()
+
+
 def storage_prefix(target: Target) -> str:
     """What all keys of the target begin with; it ends with a separator, so it reaches into nobody else's."""
     prefix = route_key(target) + SEPARATOR

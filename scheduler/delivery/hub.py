@@ -5,17 +5,19 @@ loop. It knows neither timers nor etcd: the engine offers due jobs and hears of 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from scheduler.aio.clock import Clock
+from scheduler.core import names
 from scheduler.core.lifecycle import Job, State
 from scheduler.core.shares import Shares
 from scheduler.delivery.gates import Gate
 from scheduler.delivery.queues import Fifo, Lanes
 from scheduler.delivery.wire import trigger_encoder
+from scheduler.exposition import Histogram
 from scheduler.metrics import DeliveryStatistics
 
 _WAITING, _IN_FLIGHT = State.WAITING, State.IN_FLIGHT
@@ -49,11 +51,12 @@ class Outlet(Protocol):
 class Target:
     """An addressee of jobs: the app of a namespace, or an actor type of a namespace. Jobs that no stream can take wait here, in order."""
 
-    __slots__ = ("__weakref__", "feeding", "is_actor", "key", "lanes", "streams", "turn", "waiting")
+    __slots__ = ("__weakref__", "feeding", "is_actor", "key", "lanes", "lateness", "streams", "turn", "waiting")
 
-    def __init__(self, key: str) -> None:
-        """`key` is the storage key's first three segments: kind, namespace, app id or actor type."""
+    def __init__(self, key: str, lateness: Histogram) -> None:
+        """`key` is the storage key's first three segments: kind, namespace, app id or actor type. `lateness` counts for its namespace."""
         self.key = key
+        self.lateness = lateness
         self.is_actor = not key.startswith("app||")
         self.streams: list[Stream] = []
         self.waiting: Fifo | Lanes = Fifo()
@@ -153,7 +156,7 @@ class Hub:
         """The target of that key; whoever routes to it keeps it."""
         target = self._targets.get(key)
         if target is None:
-            target = self._targets[key] = Target(key)
+            target = self._targets[key] = Target(key, self._statistics.lateness_of(names.namespace_of(key)))
         return target
 
     def offer(self, job: Job, now_ns: int) -> None:
@@ -206,7 +209,9 @@ class Hub:
         if stream.output_bytes > _OUTPUT_MAX_BYTES:
             stream.congested = True
         if not job.attempts:
-            self._statistics.lateness.observe((now_ns - job.fire_ns) * 1e-9)
+            job.target.lateness.observe((now_ns - job.fire_ns) * 1e-9)
+        else:
+            self._statistics.repeated["failed"] += 1
         self._statistics.sent += 1
 
     def flush(self) -> None:
@@ -249,6 +254,7 @@ class Hub:
         targets = tuple(self.target(key) for key in dict.fromkeys(target_keys))
         stream = Stream(outlet, targets, self._window)
         self._streams.add(stream)
+        self._statistics.streams_opened += 1
         for target in targets:
             target.streams.append(stream)
         limited = {self._declare(stream, limit) for limit in limits}
@@ -319,6 +325,7 @@ class Hub:
                 if not target.streams:
                     self._statistics.undeliverable(target.is_actor)
         limited = self._withdraw_limits(stream)
+        self._statistics.repeated["stream_ended"] += sum(map(len, touched.values()))
         for target, jobs in touched.items():
             target.waiting.extendleft(reversed(jobs))
         for target in {**touched, **dict.fromkeys(limited)}:
@@ -394,9 +401,14 @@ class Hub:
         now_ns = self._clock.wall_ns()
         return max(0, now_ns - min(firsts, default=now_ns)) * 1e-9
 
-    def waiting_count(self) -> int:
-        """Due jobs that no stream has taken yet (staged)."""
-        return sum(len(target.waiting) - target.waiting.gone for target in list(self._targets.values()))
+    def waiting(self) -> Iterator[tuple[str, int]]:
+        """Due jobs that no stream has taken yet (staged): how many of each target, with its namespace."""
+        for target in list(self._targets.values()):
+            yield names.namespace_of(target.key), len(target.waiting) - target.waiting.gone
+
+    def namespaces_of_streams(self) -> Iterator[tuple[str, int]]:
+        """Each stream's namespace, and 1."""
+        return ((names.namespace_of(stream.targets[0].key), 1) for stream in self._streams if stream.targets)
 
     def gates(self) -> list[tuple[Gate, int]]:
         """The gates that connected streams declare, and how many jobs wait at each."""

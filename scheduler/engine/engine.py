@@ -334,6 +334,7 @@ class Engine:
             job.succeed(now_ns)
         else:
             job.fail(now_ns)
+            self._statistics.given_up += not job.attempts
         self._statistics.result(job.target.is_actor, succeeded, (now_ns - job.sent_ns) * 1e-9)
         self._commits.settled(job, now_ns)
         owned: OwnedPartition = job.partition

@@ -7,7 +7,7 @@ stick to one endpoint until it fails or stalls, then move to the next.
 import asyncio
 import random
 import ssl
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,9 +37,11 @@ from scheduler.etcd.errors import (
 )
 from scheduler.etcd.watch import WatchStream
 from scheduler.etcd.wire import range_request, range_result, txn_request, txn_result
+from scheduler.exposition import Histogram
 from scheduler.http2.client import Channel, ConnectError
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.http2.limits import Limits
+from scheduler.metrics import DURATION_BOUNDS_S
 
 # A read that hangs on a stalled member goes to the next one after this.
 _ATTEMPT_S = 1.5
@@ -133,6 +135,8 @@ class Client:
         self._watches = WatchStream(channel=self._watch_channel, metadata=self._metadata, rng=rng)
         # Requests by (operation, result), for metrics.
         self.requests: Counter[tuple[str, str]] = Counter()
+        # How long etcd took, by operation; retries included.
+        self.seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
 
     @property
     def watch_reconnects(self) -> Counter[str]:
@@ -174,7 +178,8 @@ class Client:
     async def _read(self, operation: str, path: str, request: Message, timeout_s: float) -> bytes:
         """A request without effect: tried on other endpoints until it works or time is up."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        started = loop.time()
+        deadline = started + timeout_s
         data = request.SerializeToString()
         while True:
             left = deadline - loop.time()
@@ -196,11 +201,12 @@ class Client:
                     raise (EtcdUnavailable(error.message) if known is None else known) from error
                 await asyncio.sleep(_RETRY_PAUSE_S)
                 continue
-            self.requests[operation, "ok"] += 1
+            self._answered(operation, started)
             return answer
 
     async def _write(self, operation: str, path: str, request: Message, timeout_s: float) -> bytes | None:
         """A request with effect: sent once. None: its fate is unknown. Raises EtcdError where it surely did nothing."""
+        started = asyncio.get_running_loop().time()
         data = request.SerializeToString()
         for attempt in range(len(self._channels) + 1):
             at = self._current
@@ -220,9 +226,13 @@ class Client:
                 if known is None:
                     return None
                 raise known from error
-            self.requests[operation, "ok"] += 1
+            self._answered(operation, started)
             return answer
         raise EtcdUnavailable("no endpoint")
+
+    def _answered(self, operation: str, started: float) -> None:
+        self.requests[operation, "ok"] += 1
+        self.seconds[operation].observe(asyncio.get_running_loop().time() - started)
 
     async def range(self, request: Range, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> RangeResult:
         """One range read."""
@@ -273,6 +283,7 @@ class Client:
 
     async def lease_keep_alive(self, lease_id: int, *, timeout_s: float) -> float:
         """One keepalive on a fresh stream to the next endpoint."""
+        started = asyncio.get_running_loop().time()
         self._next_keep_alive = at = (self._next_keep_alive + 1) % len(self._channels)
         try:
             metadata = await self._metadata()
@@ -288,7 +299,7 @@ class Client:
             if isinstance(known, EtcdAuthError):
                 self._token = None
             raise known or EtcdUnavailable(error.message) from error
-        self.requests["lease_keep_alive", "ok"] += 1
+        self._answered("lease_keep_alive", started)
         return float(pb.LeaseKeepAliveResponse.FromString(answer).TTL)
 
     async def lease_revoke(self, lease_id: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:

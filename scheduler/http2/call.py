@@ -95,6 +95,7 @@ class Call(Stream):
     """One call on the server side. Whatever is sent after the call has ended is dropped silently: the peer is gone."""
 
     __slots__ = (
+        "_began_s",
         "_deadline_timer",
         "_refusal",
         "_request",
@@ -120,6 +121,8 @@ class Call(Stream):
         self.method: Method | None = None
         # Told once when a unary call ends without our answer (cancelled, timed out, connection lost).
         self.on_end: Callable[[], None] | None = None
+        # When a unary call's request was complete.
+        self._began_s = 0.0
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._refusal: tuple[str, str] | None = None
         self._request: bytes | None = None
@@ -150,6 +153,7 @@ class Call(Stream):
         size = len(message) + 5
         room = min(self.send_window, connection.send_window, connection.peer_frame_bytes, connection.portion)
         if size <= room and not connection.paused:
+            self.shell.server.seconds[self.path].observe(self.shell.loop.time() - self._began_s)
             self.send_window -= size
             connection.send_window -= size
             connection.portion -= size
@@ -162,6 +166,7 @@ class Call(Stream):
             self.ended = False
             self.fail(refusal.status, refusal.message)
             return
+        self.shell.server.seconds[self.path].observe(self.shell.loop.time() - self._began_s)
         self.start()
         connection.send_data(self, frame_message(message))
         connection.end_stream(self, self._trailers(_OK_TRAILERS))
@@ -220,6 +225,8 @@ class Call(Stream):
             return
         self._finish_timer()
         self.ended = True
+        if self.method is not None:
+            self.shell.server.ends[self.path, int(status)] += 1
         fields: Headers = [] if self._started else [(":status", "200"), ("content-type", "application/grpc")]
         fields.append(("grpc-status", str(int(status))))
         if message:
@@ -338,6 +345,7 @@ class Call(Stream):
             self.fail(Status.INTERNAL, "a unary call carries no message")
             return
         assert isinstance(self.method, Unary), self.method
+        self._began_s = self.shell.last_received_s
         try:
             self.method.handler(request, self)
         except Exception as error:

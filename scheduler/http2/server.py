@@ -3,11 +3,12 @@
 import asyncio
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler.exposition import Histogram
 from scheduler.http2.call import Call, Method, Peer
 from scheduler.http2.connection import Connection
 from scheduler.http2.door import Door
@@ -16,6 +17,7 @@ from scheduler.http2.grpc import RpcError, Status
 from scheduler.http2.limits import Limits
 from scheduler.http2.stream import Stream
 from scheduler.http2.transport import Shell, speaks_http2
+from scheduler.metrics import DURATION_BOUNDS_S
 
 # What one connection may have us do in one turn of the loop; asyncio would read 256 KiB at once. With TLS see `door`.
 _READ_BYTES = 8 << 10
@@ -97,6 +99,8 @@ class ServerStatistics:
     open_calls: int
     calls: int
     failures: dict[str, int]
+    ends: Mapping[tuple[str, int], int]
+    seconds: Mapping[str, Histogram]
 
 
 class Server:
@@ -117,6 +121,9 @@ class Server:
         self.closing = False
         self.calls = 0
         self.failures: dict[str, int] = {}
+        # Of methods that there are: how long unary calls took that were answered, and how other calls ended.
+        self.seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
+        self.ends: Counter[tuple[str, int]] = Counter()
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._maintenance: asyncio.TimerHandle | None = None
@@ -261,4 +268,6 @@ class Server:
             open_calls=sum(len(shell.connection.streams) for shell in self.shells),
             calls=self.calls,
             failures=dict(self.failures),
+            ends=self.ends,
+            seconds=self.seconds,
         )

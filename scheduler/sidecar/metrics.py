@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from scheduler.metrics import DURATION_BOUNDS_S, Histogram
+from scheduler.exposition import Histogram
+from scheduler.metrics import DURATION_BOUNDS_S
 
 
 class SidecarStatistics:
