@@ -115,8 +115,13 @@ class _JobWatch:
                 Status.UNAUTHENTICATED, "the certificate of this connection has expired or is not trusted any more"
             )
 
+    def _refuse(self, status: Status, text: str) -> None:
+        """End a stream that does not keep to the protocol."""
+        self._owner.statistics.sidecar_errors["recv_failed"] += 1
+        self._call.finish(status, text)
+
     def _silent(self) -> None:
-        self._call.finish(Status.DEADLINE_EXCEEDED, f"no initial request within {FIRST_MESSAGE_TIMEOUT_S:.0f} s")
+        self._refuse(Status.DEADLINE_EXCEEDED, f"no initial request within {FIRST_MESSAGE_TIMEOUT_S:.0f} s")
 
     def on_message(self, message: bytes) -> None:
         """A result, in its common shape read by hand; everything else the long way."""
@@ -144,7 +149,7 @@ class _JobWatch:
         kind = request.WhichOneof("watch_job_request_type")
         if self._stream is None:
             if kind != "initial":
-                self._call.finish(Status.UNKNOWN, "initial request is required on stream connection")
+                self._refuse(Status.UNKNOWN, "initial request is required on stream connection")
                 return
             self._timer.cancel()
             try:
@@ -160,7 +165,7 @@ class _JobWatch:
             succeeded = request.result.status == pb.SUCCESS
             self._owner.hub.acknowledge(self._stream, request.result.id, succeeded)
         else:
-            self._call.finish(Status.INVALID_ARGUMENT, "only results may follow the initial request")
+            self._refuse(Status.INVALID_ARGUMENT, "only results may follow the initial request")
 
     def on_half_close(self) -> None:
         """Ends the stream at once; it is not a drain."""
