@@ -80,12 +80,19 @@ def test_what_is_staged_is_delivered_after_its_ttl(still: Deployment) -> None:
 def test_garbage_is_refused_counted_and_harms_nobody(still: Deployment) -> None:
     """Bytes that are no message, as every call's request and as a stream's first and second message."""
     watcher = still.watch()
-    refused = lambda: still.metric("scheduler_rpcs_total", code="INVALID_ARGUMENT")  # noqa: E731
+
+    def refused() -> list[float]:
+        labels = {"grpc_code": "INVALID_ARGUMENT", "grpc_service": "dapr.proto.scheduler.v1.Scheduler"}
+        return [
+            still.metric("grpc_server_handled_total", grpc_method=method, **labels) for method in (*unary, "WatchJobs")
+        ]
+
+    unary = ("ScheduleJob", "GetJob", "DeleteJob", "ListJobs", "DeleteByMetadata", "DeleteByNamePrefix")
     streams = lambda: still.metric("dapr_scheduler_sidecar_errors_total", reason="recv_failed")  # noqa: E731
     before, broken = refused(), streams()
     channel = still.client.channel
     for garbage in (b"\xff", b"\x0a\x7f", b"\x0b" * 100, b"\x0a\x02\xc3\x28"):
-        for method in ("ScheduleJob", "GetJob", "DeleteJob", "ListJobs", "DeleteByMetadata", "DeleteByNamePrefix"):
+        for method in unary:
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary(f"{SERVICE}/{method}")(garbage, timeout=5)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, (method, garbage)
@@ -94,7 +101,7 @@ def test_garbage_is_refused_counted_and_harms_nobody(still: Deployment) -> None:
                 list(channel.stream_stream(f"{SERVICE}/WatchJobs")(iter(messages), timeout=5))
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, garbage
         assert next(channel.unary_stream(f"{SERVICE}/WatchHosts")(garbage, timeout=5))
-    assert refused() - before == 4 * 8
+    assert [after - was for after, was in zip(refused(), before, strict=True)] == [4] * 6 + [8]
     assert streams() - broken == 4 * 2
     still.schedule("x", due_time="0s")
     still.wait(lambda: watcher.hits, "others are served")

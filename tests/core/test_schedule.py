@@ -61,26 +61,74 @@ def test_a_schedule_that_never_matches_is_refused_at_creation(schedule: str) -> 
         resolve(schedule=schedule, repeats=None, due_time=None, ttl=None, now_ns=NOW)
 
 
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({}, "job must have either a due time or a schedule"),
-        ({"repeats": 2, "due_time": "1s"}, "job must have a schedule to repeat"),
-        ({"repeats": 0, "schedule": "@daily"}, "defined repeats must be greater than 0"),
-        ({"ttl": "1s", "due_time": "1s"}, "job must have a schedule to have a ttl"),
-        ({"schedule": ""}, "empty spec string"),
-        ({"schedule": "* * * * *"}, "expected exactly 6 fields, found 5: [* * * * *]"),
-        ({"schedule": "@daily", "due_time": "soon"}, "due time format not recognized"),
-        ({"schedule": "@daily", "due_time": "R3/PT5S"}, "repeats not supported for due time"),
-        ({"schedule": "@daily", "ttl": "soon"}, "ttl format not recognized"),
-        ({"schedule": "CRON_TZ=UTC @every 1s"}, "timezone is not supported for @every schedules: @every 1s"),
-    ],
-)
+# scheduler-service.md 1.8, row by row, in its order: fields, the reference's text.
+ERRORS = [
+    ({}, "job must have either a due time or a schedule"),
+    ({"repeats": 2, "due_time": "1s"}, "job must have a schedule to repeat"),
+    ({"repeats": 0, "schedule": "@daily"}, "defined repeats must be greater than 0"),
+    ({"repeats": 0, "due_time": "1s"}, "defined repeats must be greater than 0"),
+    ({"ttl": "1s", "due_time": "1s"}, "job must have a schedule to have a ttl"),
+    ({"schedule": ""}, "empty spec string"),
+    ({"schedule": "* * * * *"}, "expected exactly 6 fields, found 5: [* * * * *]"),
+    ({"schedule": "* * * * * * *"}, "expected exactly 6 fields, found 7: [* * * * * * *]"),
+    ({"schedule": "x * * * * *"}, 'failed to parse int from x: strconv.Atoi: parsing "x": invalid syntax'),
+    ({"schedule": "*/-1 * * * * *"}, "negative number (-1) not allowed: -1"),
+    ({"schedule": "* * * 0 * *"}, "beginning of range (0) below minimum (1): 0"),
+    ({"schedule": "60 * * * * *"}, "end of range (60) above maximum (59): 60"),
+    ({"schedule": "* * * * * 7"}, "end of range (7) above maximum (6): 7"),
+    ({"schedule": "5-2 * * * * *"}, "beginning of range (5) beyond end of range (2): 5-2"),
+    ({"schedule": "*/0 * * * * *"}, "step of range should be a positive number: */0"),
+    ({"schedule": "1-2-3 * * * * *"}, "too many hyphens: 1-2-3"),
+    ({"schedule": "1/2/3 * * * * *"}, "too many slashes: 1/2/3"),
+    ({"schedule": "@reboot"}, "unrecognized descriptor: @reboot"),
+    ({"schedule": "@Daily"}, "unrecognized descriptor: @Daily"),
+    ({"schedule": "@every soon"}, 'failed to parse duration @every soon: time: invalid duration "soon"'),
+    ({"schedule": "TZ=Mars/Base * * * * * *"}, "provided bad location Mars/Base: unknown time zone Mars/Base"),
+    ({"schedule": "CRON_TZ=UTC @every 1s"}, "timezone is not supported for @every schedules: @every 1s"),
+    ({"schedule": "@daily", "due_time": "soon"}, "due time format not recognized"),
+    ({"schedule": "@daily", "due_time": "R3/PT5S"}, "repeats not supported for due time"),
+    ({"schedule": "@daily", "ttl": "soon"}, "ttl format not recognized"),
+    ({"schedule": "@daily", "ttl": "R3/PT5S"}, "ttl format not recognized"),
+    (
+        {"schedule": "@daily", "due_time": "2026-03-28T13:00:00Z", "ttl": "2026-03-28T12:59:59Z"},
+        "ttl must be greater than due time",
+    ),
+]
+
+
+def message_of(**fields) -> str | None:
+    try:
+        resolve(**{"schedule": None, "repeats": None, "due_time": None, "ttl": None, **fields}, now_ns=NOW)
+    except InvalidJob as error:
+        return error.message
+    return None
+
+
+@pytest.mark.parametrize(("fields", "text"), ERRORS)
 def test_bad_jobs_get_the_references_texts(fields: dict, text: str) -> None:
-    values = {"schedule": None, "repeats": None, "due_time": None, "ttl": None, **fields}
-    with pytest.raises(InvalidJob) as caught:
-        resolve(**values, now_ns=NOW)
-    assert caught.value.message == text
+    assert message_of(**fields) == text
+
+
+def test_what_the_table_allows() -> None:
+    assert message_of(due_time="1s", repeats=1) is None
+    assert message_of(schedule="@daily", due_time="1h", ttl="0s") is None, (
+        "a ttl counts from the due time: equal is allowed"
+    )
+    assert "is not followed by a schedule" in str(message_of(schedule="TZ=UTC"))
+    assert "is not followed by a schedule" in str(message_of(schedule="TZ=UTC "))
+
+
+def test_of_several_faults_the_first_of_the_table_is_told() -> None:
+    """Structure, then schedule, then due time, then ttl."""
+    bad = {"schedule": "bad", "due_time": "bad", "ttl": "bad"}
+    assert message_of(**bad, repeats=0) == "defined repeats must be greater than 0"
+    assert message_of(**bad) == "expected exactly 6 fields, found 1: [bad]"
+    assert message_of(**{**bad, "schedule": "@daily"}) == "due time format not recognized"
+    assert message_of(schedule="@daily", due_time="1s", ttl="bad") == "ttl format not recognized"
+    assert message_of(repeats=5, ttl="bad") == "job must have either a due time or a schedule"
+    assert message_of(repeats=5, due_time="bad", ttl="bad") == "job must have a schedule to repeat"
+    assert message_of(repeats=0, due_time="bad", ttl="bad") == "defined repeats must be greater than 0"
+    assert message_of(due_time="bad", ttl="bad") == "job must have a schedule to have a ttl"
 
 
 def test_first_tick_rules() -> None:
