@@ -5,7 +5,7 @@ import enum
 import io
 import ssl
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 from google.protobuf.empty_pb2 import Empty
@@ -24,6 +24,7 @@ _CALLBACK = "/dapr.proto.runtime.v1.AppCallback"
 _STABLE, _ALPHA = f"{_CALLBACK}/OnJobEvent", f"{_CALLBACK}Alpha/OnJobEventAlpha1"
 _HEALTH = f"{_CALLBACK}HealthCheck/HealthCheck"
 _CONNECT_TIMEOUT_S = 10.0
+_OPENINGS_MAX = 64
 _URLS_REMEMBERED = 4_096
 _LARGE_BODY_BYTES = 256 << 10
 
@@ -104,6 +105,22 @@ def _headers(trigger: pb.WatchJobsResponse, token: str) -> dict[str, str]:
     return headers
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Opens a bounded number of connections at a time: a thousand triggers at once must not overrun the app's listen queue."""
+
+    def __init__(self) -> None:
+        # An idle connection is dropped before most servers would: a trigger should not meet one that is closing.
+        super().__init__(limit=0, keepalive_timeout=4.0, ssl=False)
+        self._openings = asyncio.Semaphore(_OPENINGS_MAX)
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Any:
+        """Where aiohttp opens a connection; the time limit for connecting begins inside."""
+        async with self._openings:
+            return await super()._create_connection(req, traces, timeout)
+
+
 class HttpApp:
     """An app that is told by POST /job/<name> over HTTP/1.1."""
 
@@ -123,8 +140,7 @@ class HttpApp:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
-                # An idle connection is dropped before most servers would: a trigger should not meet one that is closing.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, ssl=False),
+                connector=_Connector(),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding"],
