@@ -79,7 +79,8 @@ class Sidecar:
         """Begin to stop; by force the process ends at once, as soon as the caller has its answer."""
         if force:
             asyncio.get_running_loop().call_later(_FORCED_EXIT_S, os._exit, 1)
-        self.stop.set()
+        else:
+            self.stop.set()
 
 
 class _Ports:
