@@ -1,10 +1,13 @@
 """The timer queue of a replica: which jobs are due, in the order of their time, cheap enough for millions.
 
+Where an instant has more jobs than can be fired at once, later instants get their turns too: one app's storm does not keep the others waiting.
+
 Instants are rounded up to a grain, so that jobs due close together share one wake-up and one heap entry: a little late, never early. Later jobs
 stand in buckets of coarser levels, a pointer each; a coarse bucket is spread over the finer level, in slices, a whole period ahead of its time.
 Cancelling marks; marked entries fall out when they come up, or once they are half of their bucket.
 """
 
+from collections import deque
 from heapq import heappop, heappush
 from itertools import pairwise
 
@@ -19,7 +22,7 @@ _SPREAD_SLICE = 1_024
 
 
 class _Bucket(list[Job]):
-    """Jobs of one grain or coarse period; `gone` of its entries are cancelled."""
+    """Jobs of one grain or coarse period; `gone` of its entries are cancelled. Once a grain has come, its first job is the last of the list."""
 
     gone = 0
 
@@ -54,16 +57,16 @@ class _Level:
 class TimerQueue:
     """Jobs by due time. A job is in the queue exactly while its `timer` is not None; the queue alone writes that field: the bucket it stands in."""
 
-    __slots__ = ("_advance_at", "_levels", "_live", "_ready", "_ready_grain")
+    __slots__ = ("_advance_at", "_levels", "_live", "_ready", "_ready_ns")
 
     def __init__(self, now_ns: int = 0) -> None:
         """Jobs of the time around `now_ns` go to their grains at once."""
         self._levels = tuple(_Level(bits) for bits in _LEVEL_BITS)
         # The grain at which some horizon must move on.
         self._advance_at = 0
-        # Of a grain that has come, what has not been popped yet; the first job is the last of the list.
-        self._ready = _Bucket()
-        self._ready_grain = 0
+        # Grains that have come and are not used up yet, by turns; and when it was asked last.
+        self._ready: deque[_Bucket] = deque()
+        self._ready_ns = 0
         self._live = 0
         self._advance(now_ns // GRAIN_NS)
 
@@ -96,31 +99,37 @@ class TimerQueue:
     def next_due_ns(self) -> int | None:
         """When the queue wants to be asked again: for jobs that are due, or for a bucket that is to be spread. None while it is empty."""
         if self._ready:
-            return self._ready_grain * GRAIN_NS
+            return self._ready_ns
         wanted = [(level.periods[0] - (level.bits > 0)) << level.bits for level in self._levels if level.periods]
         return min(wanted) * GRAIN_NS if wanted else None
 
     def pop_due(self, now_ns: int, limit: int) -> list[Job]:
-        """At most `limit` jobs whose time has come, earliest first; the rest keeps its place."""
+        """At most `limit` jobs whose time has come, earliest first, but that each instant gets a share; the rest keeps its place."""
         due: list[Job] = []
+        self._ready_ns = now_ns
         now_grain = now_ns // GRAIN_NS
         if now_grain >= self._advance_at:
             self._advance(now_grain)
         ready, grains = self._ready, self._levels[0]
-        while len(due) < limit:
-            if ready:
-                job = ready.pop()
-                if job.timer is ready:
+        while grains.periods and grains.periods[0] <= now_grain:
+            bucket = grains.pop()
+            bucket.reverse()
+            ready.append(bucket)
+        while ready and (left := limit - len(due)) > 0:
+            bucket = ready[0]
+            share = max(1, left // len(ready))
+            while bucket and share:
+                job = bucket.pop()
+                if job.timer is bucket:
                     job.timer = None
                     due.append(job)
+                    share -= 1
                 else:
-                    ready.gone -= 1
-            elif grains.periods and grains.periods[0] <= now_grain:
-                self._ready_grain = grains.periods[0]
-                ready = self._ready = grains.pop()
-                ready.reverse()
+                    bucket.gone -= 1
+            if bucket:
+                ready.rotate(-1)
             else:
-                break
+                ready.popleft()
         self._live -= len(due)
         return due
 

@@ -68,6 +68,18 @@ def test_a_million_jobs_of_one_far_instant_cost_a_slice_at_a_time_and_are_due_on
     assert len(drain(queue, due_ns + GRAIN_NS)) == 50_000 - 512
 
 
+def test_a_storm_of_one_instant_does_not_keep_later_ones_waiting() -> None:
+    queue = TimerQueue(START_NS)
+    for _ in range(100_000):
+        queue.push(job_at(START_NS))
+    assert len(queue.pop_due(START_NS, 512)) == 512
+    later = [job_at(START_NS + number * GRAIN_NS) for number in (1, 2, 3)]
+    for job in later:
+        queue.push(job)
+    assert set(later) <= set(queue.pop_due(START_NS + 3 * GRAIN_NS, 512))
+    assert len(drain(queue, START_NS + 3 * GRAIN_NS)) == 100_000 - 2 * 512 + len(later)
+
+
 def test_the_clock_may_leap() -> None:
     queue = TimerQueue(START_NS)
     jobs = [job_at(START_NS + hours * HOUR_NS) for hours in (30, 10, 20)]
@@ -99,11 +111,12 @@ def test_it_does_what_a_sorted_list_does(seed: int, width_s: int) -> None:
                 queue.push(job)
         else:
             now_ns += rng.randrange(width_s * S // 4)
-            due = drain(queue, now_ns, rng.choice([1, 3, 512]))
+            limit = rng.choice([1, 3, 512])
+            due = drain(queue, now_ns, limit)
             assert all(job.fire_ns <= now_ns for job in due)
             assert [job.timer for job in due] == [None] * len(due)
             grains = [-(-job.fire_ns // GRAIN_NS) for job in due]
-            if width_s == 1:  # nothing of it was ever in a coarse bucket
+            if width_s == 1 and limit == 512:  # nothing of it was ever in a coarse bucket, or more than fits
                 assert grains == sorted(grains)
             expected = [job for job in waiting if -(-job.fire_ns // GRAIN_NS) <= now_ns // GRAIN_NS]
             assert sorted(map(id, due)) == sorted(map(id, expected))
