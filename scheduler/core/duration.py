@@ -32,9 +32,12 @@ def _quote(text: str) -> str:
     return '"' + "".join(quoted) + '"'
 
 
+def _invalid(text: str) -> ValueError:
+    return ValueError(f"time: invalid duration {_quote(text)}")
+
+
 def parse_go_duration(text: str) -> int:
     """Go's time.ParseDuration. Raises ValueError with Go's text."""
-    invalid = ValueError(f"time: invalid duration {_quote(text)}")
     if len(text) > TEXT_MAX:
         raise ValueError(f"time: invalid duration of {len(text)} characters, at most {TEXT_MAX} are allowed")
     rest = text
@@ -44,17 +47,17 @@ def parse_go_duration(text: str) -> int:
     if rest == "0":
         return 0
     if not rest:
-        raise invalid
+        raise _invalid(text)
     total, position = 0, 0
     while position < len(rest):
         match = _TERM.match(rest, position)
         assert match is not None
         whole, fraction, unit = match.group(1), match.group(2) or "", match.group(3)
         if not whole and len(fraction) < 2:
-            raise invalid
+            raise _invalid(text)
         value = int(whole or "0") if len(whole) < 40 else _LIMIT + 1
         if value > _LIMIT:
-            raise invalid
+            raise _invalid(text)
         if not unit:
             raise ValueError(f"time: missing unit in duration {_quote(text)}")
         unit_ns = _UNITS_NS.get(unit)
@@ -66,12 +69,12 @@ def parse_go_duration(text: str) -> int:
             value += int(int(digits) * (unit_ns / 10 ** len(digits)))
         total += value
         if value > _LIMIT or total > _LIMIT:
-            raise invalid
+            raise _invalid(text)
         position = match.end()
     if negative:
         return -total
     if total > _LIMIT - 1:
-        raise invalid
+        raise _invalid(text)
     return total
 
 

@@ -89,6 +89,9 @@ class Connection(Controls):
         for stream in [self.forget(stream_id) for stream_id in list(self.streams)]:
             if stream is not None:
                 stream.broken(RpcError(Status.UNAVAILABLE, text))
+        # Our shell is told nothing more; or the two would hold each other until the collector finds them.
+        self._make_stream = None
+        self.muted()
 
     def _parse(self, data: bytes) -> None:
         position, end = 0, len(data)

@@ -16,6 +16,10 @@ from scheduler.http2.stream import Stream
 _SHARE_BYTES = 256 << 10
 
 
+def _nothing() -> None:
+    """Nobody listens."""
+
+
 class Sender:
     """See the module; `Connection` adds the receiving half."""
 
@@ -66,6 +70,10 @@ class Sender:
         grown = limits.connection_window_bytes - frames.DEFAULT_WINDOW
         window = frames.window_update(0, grown) if grown > 0 else b""
         return (frames.PREFACE if self.client else b"") + frames.settings(settings) + window
+
+    def muted(self) -> None:
+        """Nobody is told of output any more."""
+        self._on_output = self._on_idle_output = _nothing
 
     def write(self, data: bytes) -> None:
         """Queue frames; the first of a turn tells the shell."""

@@ -112,11 +112,11 @@ def _not_counted() -> Iterator[None]:
         sys.setprofile(profile)
 
 
-class _Sidecar:
+class Sidecar:
     """The far end of one connection to the replica."""
 
-    def __init__(self, replica: Replica) -> None:
-        self.shell = connected(Server(methods=replica.methods()))
+    def __init__(self, server: Server) -> None:
+        self.shell = connected(server)
         self.shell.data_received(frames.settings({frames.INITIAL_WINDOW_SIZE: 1 << 30}))
         self.next_stream = 1
         self.rest = b""
@@ -159,6 +159,10 @@ class _Sidecar:
         return b"".join(data(self.stream, frame_message(result.SerializeToString())) for result in results)
 
 
+def _nothing(_replica: Replica) -> None:
+    pass
+
+
 class World:
     """A replica, an etcd, virtual time."""
 
@@ -167,7 +171,7 @@ class World:
         self.model = Model()
         self.server = EtcdServer(self.loop, random.Random(1), self.model)
 
-    def run(self, work: Callable[["World", Replica], Coroutine[Any, Any, None]], tamper: Tamper) -> None:
+    def run(self, work: Callable[["World", Replica], Coroutine[Any, Any, None]], tamper: Tamper = _nothing) -> None:
         """Run `work` beside a replica that owns everything."""
         machine = Machine(self.loop, "measured")
         asyncio.set_event_loop(self.loop)
@@ -204,16 +208,12 @@ class World:
                 one.cancel()
 
 
-def _nothing(_replica: Replica) -> None:
-    pass
-
-
 def measure_paths(tamper: Tamper = _nothing) -> dict[str, float]:
     """What a create and a trigger cost: a one-shot from due to deleted, and an occurrence of a recurring job from due to committed."""
     figures: dict[str, float] = {}
 
     async def work(world: World, replica: Replica) -> None:
-        sidecar = _Sidecar(replica)
+        sidecar = Sidecar(Server(methods=replica.methods()))
         sidecar.watch("app")
         await asyncio.sleep(1)
 
