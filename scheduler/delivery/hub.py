@@ -7,7 +7,6 @@ loop. It knows neither timers nor etcd: the engine offers due jobs and hears of 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from scheduler.aio.clock import Clock
@@ -15,9 +14,9 @@ from scheduler.core import names
 from scheduler.core.lifecycle import Job, State
 from scheduler.core.shares import Shares
 from scheduler.delivery.gates import Gate
-from scheduler.delivery.queues import Fifo, Lanes
+from scheduler.delivery.queues import Lanes
+from scheduler.delivery.routes import Limit, Outlet, Stream, Target
 from scheduler.delivery.wire import trigger_encoder
-from scheduler.exposition import Histogram
 from scheduler.metrics import DeliveryStatistics
 
 _WAITING, _IN_FLIGHT = State.WAITING, State.IN_FLIGHT
@@ -27,91 +26,6 @@ _FEED_SLICE = 512
 _OUTPUT_MAX_BYTES = 1 << 20
 # A queue with this many jobs that are gone, and more of them than of others, is made anew without them.
 _GONE_MAX = 64
-
-
-class Limit(NamedTuple):
-    """A stream's declaration: at most `max_concurrent` triggers of an actor type in flight, or of one concurrency key within it."""
-
-    target_key: str
-    name: str | None
-    max_concurrent: int
-
-
-class Outlet(Protocol):
-    """What the hub needs of a WatchJobs call (scheduler.http2.server.Call has it)."""
-
-    @property
-    def send_buffered(self) -> int:
-        """Bytes that flow control or the socket has not taken yet."""
-
-    def send_framed(self, chunk: bytes) -> None:
-        """Queue whole gRPC messages that carry their frames already."""
-
-
-class Target:
-    """An addressee of jobs: the app of a namespace, or an actor type of a namespace. Jobs that no stream can take wait here, in order."""
-
-    __slots__ = ("__weakref__", "feeding", "is_actor", "key", "lanes", "lateness", "streams", "turn", "waiting")
-
-    def __init__(self, key: str, lateness: Histogram) -> None:
-        """`key` is the storage key's first three segments: kind, namespace, app id or actor type. `lateness` counts for its namespace."""
-        self.key = key
-        self.lateness = lateness
-        self.is_actor = not key.startswith("app||")
-        self.streams: list[Stream] = []
-        self.waiting: Fifo | Lanes = Fifo()
-        # The same object as `waiting` while concurrency limits apply to this target.
-        self.lanes: Lanes | None = None
-        self.turn = 0
-        self.feeding = False
-
-    def pick(self) -> "Stream | None":
-        """The stream with the fewest triggers in flight, in turn among equals; None if none has room."""
-        streams = self.streams
-        count = len(streams)
-        if count == 1:
-            stream = streams[0]
-            return stream if not stream.congested and len(stream.in_flight) < stream.window else None
-        best: Stream | None = None
-        fewest = 1 << 62
-        turn = self.turn = (self.turn + 1) % count if count else 0
-        for index in range(turn - count, turn):
-            stream = streams[index]
-            load = len(stream.in_flight)
-            if load < fewest and load < stream.window and not stream.congested:
-                best, fewest = stream, load
-        return best
-
-    def requeue(self, gates: Sequence[Gate]) -> None:
-        """Make the queue anew, under these gates, without the jobs that are gone."""
-        waiting = (job for job in self.waiting if job.state is _WAITING)
-        if gates:
-            in_flight = (job for stream in self.streams for job in stream.in_flight.values() if job.target is self)
-            self.waiting = self.lanes = Lanes(gates, waiting, in_flight)
-        else:
-            self.waiting, self.lanes = Fifo(waiting), None
-
-
-class Stream:
-    """One WatchJobs stream and the triggers it carries."""
-
-    __slots__ = ("congested", "gates", "in_flight", "last_id", "outlet", "output", "output_bytes", "targets", "window")
-
-    def __init__(self, outlet: Outlet, targets: Sequence[Target], window: int) -> None:
-        """Made by `Hub.attach`."""
-        self.outlet = outlet
-        self.targets = targets
-        self.window = window
-        self.in_flight: dict[int, Job] = {}
-        self.gates: list[str] = []
-        self.last_id = 0
-        self.output: list[bytes] = []
-        self.output_bytes = 0
-        self.congested = False
-
-    def __repr__(self) -> str:
-        names = ",".join(target.key for target in self.targets)
-        return f"<Stream [{names}] in_flight={len(self.in_flight)}/{self.window} last_id={self.last_id} congested={self.congested}>"
 
 
 class Hub:
@@ -181,10 +95,7 @@ class Hub:
         queue = job.target.waiting
         queue.gone += 1
         if queue.gone > _GONE_MAX and queue.gone * 2 > len(queue):
-            self._requeue(job.target)
-
-    def _requeue(self, target: Target) -> None:
-        target.requeue(tuple(gate for gate, limited in self._gates.values() if limited is target))
+            job.target.requeue()
 
     def resume(self) -> None:
         """Firing is allowed again: whoever waits for a stream that has room goes on."""
@@ -257,34 +168,44 @@ class Hub:
         self._statistics.streams_opened += 1
         for target in targets:
             target.streams.append(stream)
-        limited = {self._declare(stream, limit) for limit in limits}
+        limited = self._declare(stream, limits)
         for target in dict.fromkeys((*targets, *limited)):
             self._feed_gated(target)
         return stream
 
-    def _declare(self, stream: Stream, limit: Limit) -> Target:
-        gate = Gate(limit.target_key, limit.name)
-        gate, target = self._gates.setdefault(gate.key, (gate, self.target(limit.target_key)))
-        gate.declare(stream, limit.max_concurrent)
-        if gate.key not in stream.gates:
-            stream.gates.append(gate.key)
-        if target.lanes is None or gate.name not in target.lanes.gates:
-            self._requeue(target)
-        gate.room = self._shares.allowed(gate.key, gate.limit)
-        return target
+    def _declare(self, stream: Stream, limits: Iterable[Limit]) -> set[Target]:
+        """The stream's limits, of those targets, hold from now on. A queue is made anew once, however many there are."""
+        affected: set[Target] = set()
+        changed: set[Target] = set()
+        for limit in limits:
+            gate = Gate(limit.target_key, limit.name)
+            gate, target = self._gates.setdefault(gate.key, (gate, self.target(limit.target_key)))
+            gate.declare(stream, limit.max_concurrent)
+            stream.gates[gate.key] = None
+            target.gates[gate.key] = gate
+            affected.add(target)
+            if target.lanes is None or gate.name not in target.lanes.gates:
+                changed.add(target)
+            gate.room = self._shares.allowed(gate.key, gate.limit)
+        for target in changed:
+            target.requeue()
+        return affected
 
     def _withdraw_limits(self, stream: Stream) -> set[Target]:
         """The stream's declarations end; what waits for these targets may go on."""
         affected: set[Target] = set()
+        changed: set[Target] = set()
         for key in stream.gates:
             gate, target = self._gates[key]
             affected.add(target)
             if gate.withdraw(stream):
                 gate.room = self._shares.allowed(key, gate.limit)
             else:
-                del self._gates[key]
-                self._requeue(target)
+                del self._gates[key], target.gates[key]
+                changed.add(target)
         stream.gates.clear()
+        for target in changed:
+            target.requeue()
         return affected
 
     def apply_shares(self) -> None:

@@ -1,5 +1,6 @@
 """The six unary job RPCs (scheduler-service.md 1.6): translate, check, hand to the store, answer from its callback."""
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ SERVICE = "dapr.proto.scheduler.v1.Scheduler"
 DEADLINE_MAX_S = 30.0
 # What we take of a caller's time, so that it hears what is wrong instead of nothing until its deadline.
 _OWN_SHARE = 0.9
+
+LISTS_AT_ONCE = 8
 
 _DEFAULT_POLICY = JobFailurePolicy()
 _DEFAULT_POLICY.constant.interval.seconds = 1
@@ -109,6 +112,7 @@ class Jobs:
         self._clock = clock
         self._statistics = statistics
         self._leaving = leaving
+        self._lists = asyncio.Semaphore(LISTS_AT_ONCE)
 
     def methods(self) -> dict[str, Method]:
         """By full path."""
@@ -204,6 +208,19 @@ class Jobs:
         target = self._authorizer.target(call, message.metadata)
         if not names.fits(target):
             return b""
+        # Each holds its whole answer in memory, several times over: a small request must not become many of them at once.
+        try:
+            async with asyncio.timeout(self._timeout_s(call)):
+                await self._lists.acquire()
+        except TimeoutError as error:
+            text = f"{LISTS_AT_ONCE} other lists are being read: try again later"
+            raise RpcError(Status.RESOURCE_EXHAUSTED, text) from error
+        try:
+            return await self._listed(target, call)
+        finally:
+            self._lists.release()
+
+    async def _listed(self, target: names.Target, call: Call) -> bytes:
         try:
             found = await self._store.list(names.storage_prefix(target), timeout_s=self._timeout_s(call))
         except SchedulerError as error:

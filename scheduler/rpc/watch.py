@@ -2,7 +2,8 @@
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.core import names
-from scheduler.delivery.hub import Hub, Limit, Stream
+from scheduler.delivery.hub import Hub
+from scheduler.delivery.routes import Limit, Stream
 from scheduler.http2.call import Call, Method, Streaming
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.metrics import RpcStatistics
@@ -11,9 +12,10 @@ from scheduler.rpc.jobs import SERVICE, parse
 
 # A stream that says nothing holds a connection for nothing (fault F37).
 FIRST_MESSAGE_TIMEOUT_S = 10.0
-# Far more than any sidecar declares; each costs memory for as long as the stream stands.
+# Far more than any sidecar declares; each costs memory for as long as the stream stands, and all streams together have a bound too.
 LIMITS_MAX = 1_024
 ACTOR_TYPES_MAX = 1_024
+DECLARED_MAX = 500_000
 _RESULT_TAG, _ID_TAG, _STATUS_TAG = 0x12, 0x08, 0x10
 
 
@@ -26,6 +28,8 @@ class Watch:
         self.authorizer = authorizer
         self.statistics = statistics
         self.open: set[_JobWatch] = set()
+        # Targets and limits that open streams declare.
+        self.declared = 0
 
     def recheck(self) -> None:
         """End the streams whose peers' identities no longer hold: expired, or not under the trust anchors any more (reliability.md 5.2)."""
@@ -98,12 +102,13 @@ def _route(target: names.Target, field: str, name: str = "") -> str:
 class _JobWatch:
     """One stream."""
 
-    __slots__ = ("__weakref__", "_call", "_owner", "_stream", "_timer")
+    __slots__ = ("__weakref__", "_call", "_declared", "_owner", "_stream", "_timer")
 
     def __init__(self, call: Call, owner: Watch) -> None:
         self._call = call
         self._owner = owner
         self._stream: Stream | None = None
+        self._declared = 0
         owner.open.add(self)
         self._timer = call.shell.loop.call_later(FIRST_MESSAGE_TIMEOUT_S, self._silent)
 
@@ -158,6 +163,14 @@ class _JobWatch:
             except RpcError as error:
                 self._call.finish(error.status, error.message)
                 return
+            self._declared = len(targets) + len(limits)
+            self._owner.declared += self._declared
+            if self._owner.declared > DECLARED_MAX:
+                self._refuse(
+                    Status.RESOURCE_EXHAUSTED,
+                    f"all streams together declare {self._owner.declared} targets and limits, at most {DECLARED_MAX} are allowed",
+                )
+                return
             self._call.start()
             self._stream = self._owner.hub.attach(self._call, targets, limits)
         elif kind == "result":
@@ -180,6 +193,7 @@ class _JobWatch:
         """The stream is gone: what it had in flight goes elsewhere."""
         self._timer.cancel()
         self._owner.open.discard(self)
+        self._owner.declared -= self._declared
         if error is not None and error.status not in {Status.CANCELLED, Status.UNAVAILABLE}:
             self._owner.statistics.sidecar_errors["recv_failed"] += 1
         stream, self._stream = self._stream, None

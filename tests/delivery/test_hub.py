@@ -1,6 +1,7 @@
 """The hub alone: order, limits, what a broken stream gives back, and that what is gone is let go."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,8 @@ from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.aio.clock import SystemClock
 from scheduler.core.lifecycle import DEFAULT_POLICY, Job, State
 from scheduler.core.shares import Seat, Shares
-from scheduler.delivery.hub import Hub, Limit, Stream
+from scheduler.delivery.hub import Hub
+from scheduler.delivery.routes import Limit, Stream
 from scheduler.metrics import DeliveryStatistics
 
 KEY = "actorreminder||ns||kind"
@@ -277,3 +279,15 @@ def test_what_could_leave_is_told_from_what_waits_for_a_stream(bench: Bench) -> 
     assert bench.hub.oldest_waiting_ns(movable=False) is None
     bench.offer("held back by the gate")
     assert bench.hub.oldest_waiting_ns(movable=True) is None
+
+
+def test_many_limits_at_once_cost_one_look_at_the_queue(bench: Bench) -> None:
+    """Each limit once made the queue anew: a stream with a thousand of them stopped a replica for seconds where many jobs waited."""
+    jobs = [bench.offer(f"j{number}", f"k{number % 1_000}") for number in range(20_000)]
+    started = time.process_time()
+    stream = bench.attach(*((f"k{number}", 1) for number in range(1_000)))
+    assert len(bench.sent(stream)) == 512, "a slice"
+    bench.hub.detach(stream)
+    assert {job.state for job in jobs} == {State.WAITING}
+    assert time.process_time() - started < 1.5
+    assert bench.hub.gates() == []

@@ -14,8 +14,9 @@ from scheduler.aio.clock import SystemClock
 from scheduler.core.errors import InvalidJob
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.metrics import RpcStatistics
+from scheduler.rpc import watch as watch_module
 from scheduler.rpc.authz import Authorizer
-from scheduler.rpc.jobs import SERVICE, Jobs, record_of
+from scheduler.rpc.jobs import LISTS_AT_ONCE, SERVICE, Jobs, record_of
 from scheduler.rpc.watch import ACTOR_TYPES_MAX, LIMITS_MAX, Watch
 from scheduler.store import codec
 from scheduler.store.errors import StoreBusy, StoreUnavailable
@@ -123,3 +124,59 @@ async def test_writes_that_etcd_does_not_take_in_time_have_a_bound() -> None:
     store.put("app||n||a||again", record, overwrite=True, done=answers.append)
     assert len(answers) == QUEUE_MAX_BYTES >> 20, "there is room again"
     await asyncio.sleep(0)
+
+
+async def test_all_streams_together_have_a_bound(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What streams declare costs memory; one tenant's streams must not take all of it. What a stream leaves is free again."""
+    monkeypatch.setattr(watch_module, "DECLARED_MAX", 5)
+    watch.hub = SimpleNamespace(attach=lambda *_: object(), detach=lambda _: None)  # type: ignore[assignment]
+    message = pb.WatchJobsRequest(initial=initial(actor_types=["t"])).SerializeToString()
+    ended: list[tuple] = []
+
+    def open_stream() -> watch_module._JobWatch:
+        call = SimpleNamespace(
+            **vars(CALL), shell=SimpleNamespace(loop=asyncio.get_running_loop()), start=lambda: None, finish=lambda *end: ended.append(end)
+        )  # fmt: skip
+        stream = watch_module._JobWatch(call, watch)
+        stream.on_message(message)
+        return stream
+
+    streams = [open_stream() for _ in range(3)]
+    assert [(status, "at most 5" in text) for status, text in ended] == [(Status.RESOURCE_EXHAUSTED, True)]
+    assert watch.statistics.sidecar_errors["recv_failed"] == 1
+    for stream in streams[1:]:
+        stream.on_closed(None)
+    streams[1:] = [open_stream()]
+    assert len(ended) == 1
+    for stream in streams:
+        stream.on_closed(None)
+    assert watch.declared == 0
+
+
+async def test_lists_take_turns() -> None:
+    """A hundred lists at once: eight are read at a time, each in its turn, and one that waits too long says why."""
+    reading: list[int] = []
+    most = 0
+
+    class Store:
+        async def list(self, _prefix: str, *, timeout_s: float) -> list:
+            nonlocal most
+            reading.append(1)
+            most = max(most, len(reading))
+            await asyncio.sleep(0.001)
+            reading.pop()
+            return []
+
+    jobs = Jobs(store=Store(), authorizer=authorizer(), clock=SystemClock(), statistics=RpcStatistics(), leaving=lambda: False)  # type: ignore[arg-type]  # fmt: skip
+    request = pb.ListJobsRequest(metadata=job_metadata()).SerializeToString()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(100):
+            tasks.create_task(jobs._list(request, CALL))
+    assert most == LISTS_AT_ONCE
+    loop = asyncio.get_running_loop()
+    hurried = SimpleNamespace(**{**vars(CALL), "deadline": loop.time() + 0.01}, shell=SimpleNamespace(loop=loop))
+    for _ in range(LISTS_AT_ONCE):
+        await jobs._lists.acquire()
+    with pytest.raises(RpcError, match="try again later") as caught:
+        await jobs._list(request, hurried)
+    assert caught.value.status is Status.RESOURCE_EXHAUSTED
