@@ -54,6 +54,8 @@ class SdkApp:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.startswith("{"):  # some SDKs log to their standard output
+                continue
             said = json.loads(line)
             if "trigger" in said:
                 self.triggers.append((said["trigger"], base64.b64decode(said["data"])))
@@ -68,7 +70,7 @@ class SdkApp:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, "name": name, **fields}) + "\n")
         self._process.stdin.flush()
-        said = self._answers.get(timeout=60)
+        said = self._answers.get(timeout=20)
         if "error" in said:
             raise Refused(said["error"])
         return said["done"]

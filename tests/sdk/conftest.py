@@ -7,7 +7,7 @@ import pytest
 
 from tests.sdk.app import Sdk, SdkApp
 from tests.support.processes import EtcdServer, Replica, Sidecar, answers, free_port, wait_until
-from tests.support.toolchains import python_environment
+from tests.support.toolchains import go_build, python_environment
 
 HERE = Path(__file__).parent
 JOBS = ["prod-db-backup", "takes", "fails", "fails-drop", "fails-constant", "fails-default"]
@@ -24,6 +24,10 @@ SDKS = {
     "python-1.19-asyncio": lambda name: _python("1.19", "asyncio", name),
     "python-1.18": lambda name: _python("1.18", "sync", name),
     "python-1.17": lambda name: _python("1.17", "sync", name),
+    # Go's jobs API of that time has neither overwriting nor failure policies.
+    "go-1.11": lambda name: Sdk(
+        name=name, command=[str(go_build(HERE / "go", "sdk-app"))], overwrite=False, policies=False
+    ),
 }
 
 
