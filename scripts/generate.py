@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generators import chart, metrics
+from generators import chart, dashboards, metrics, rules
 
 ROOT = Path(__file__).resolve().parents[1]
-GENERATED: list[Callable[[Path], dict[str, str]]] = [chart.files, metrics.files]
+GENERATED: list[Callable[[Path], dict[str, str]]] = [chart.files, metrics.files, rules.files, dashboards.files]
 
 
 def main() -> int:
