@@ -126,6 +126,7 @@ UNAUTHENTICATED = {
     "no URI": {"uris": []},
     "https": {"uris": ["https://public/ns/default/app"]},
     "a CA as leaf": {"uris": [GOOD], "ca": True},
+    "a leaf that may sign": {"uris": [GOOD], "signs": True},
     "another trust domain": {"uris": ["spiffe://elsewhere/ns/default/app"]},
     "traversal": {"uris": ["spiffe://public/ns/a/../b/app"]},
     "trailing slash": {"uris": [GOOD + "/"]},
@@ -151,6 +152,7 @@ def test_who_is_refused_at_the_door(secured: Secured) -> None:
     assert secured.call(None, "ListJobs", request)[0] in REFUSED
     assert secured.call(stranger.leaf("stranger", [GOOD]), "ListJobs", request)[0] in REFUSED
     assert secured.call(authority.leaf("expired", [GOOD], days=-1), "ListJobs", request)[0] in REFUSED
+    assert secured.call(authority.leaf("later", [GOOD], later=True), "ListJobs", request)[0] in REFUSED
     assert secured.call(authority.leaf("server", [GOOD], client=False), "ListJobs", request)[0] in REFUSED
     with grpc.insecure_channel(f"localhost:{secured.replica.port}") as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(f"{SERVICE}/ListJobs")(b"", timeout=5)

@@ -22,9 +22,8 @@ pytestmark = pytest.mark.e2e
 
 def put(etcd: EtcdServer, key: str, value: bytes) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{etcd.port}") as channel:
-        channel.unary_unary("/etcdserverpb.KV/Put")(
-            b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12" + bytes([len(value)]) + value, timeout=5
-        )
+        request = etcd_pb2.PutRequest(key=key.encode(), value=value)
+        channel.unary_unary("/etcdserverpb.KV/Put")(request.SerializeToString(), timeout=5)
 
 
 def refused(deployment: Deployment, **job) -> str:
