@@ -5,7 +5,7 @@ loop. It knows neither timers nor etcd: the engine offers due jobs and hears of 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from weakref import WeakValueDictionary
 
@@ -270,12 +270,16 @@ class Hub:
                 self._feed(other)
         return True
 
-    def give_up(self, before_ns: int) -> None:
-        """Triggers sent before an instant and still not answered count as failed; an answer that comes yet is unknown (W10)."""
-        for stream in list(self._streams):
-            overdue = list(takewhile(lambda entry: entry[1].sent_ns < before_ns, stream.in_flight.items()))
-            for delivery_id, _ in overdue:
-                self.acknowledge(stream, delivery_id, False)  # noqa: FBT003 - the wire's own answer
+    def sent_so_far(self) -> dict[Stream, int]:
+        """How far each stream has got: what `give_up` takes later."""
+        return {stream: stream.last_id for stream in self._streams}
+
+    def give_up(self, sent: Mapping[Stream, int]) -> None:
+        """What had been sent by then and is still not answered counts as failed; an answer that comes yet is unknown (W10)."""
+        for stream, last_id in sent.items():
+            overdue = list(takewhile(last_id.__ge__, stream.in_flight))
+            for delivery_id in overdue:
+                self.acknowledge(stream, delivery_id, succeeded=False)
             self._statistics.unanswered += len(overdue)
 
     def _release(self, lanes: Lanes, job: Job) -> None:
