@@ -73,7 +73,8 @@ class JobStore:
         self._partition_count = partition_count
         self._rng = rng
         self._max_txn_ops = max_txn_ops
-        self._group_max = nested_max(max_txn_ops)
+        # One operation less: `_commit` adds one.
+        self._group_max = max(1, nested_max(max_txn_ops) - 1)
         # Room for what the transaction adds to its records.
         self._max_request_bytes = max_request_bytes - 16_384
         self._queue: deque[_Write] = deque()
@@ -148,9 +149,18 @@ class JobStore:
         return group
 
     async def _commit(self, group: list[_Write]) -> None:
+        operations = [_operation(write) for write in group]
+        if any(write.create for write in group) and len(group) + 1 < self._max_txn_ops:
+            # etcd's quota sees no puts in nested transactions: without one beside them, creates would grow it until its disk is full.
+            operations.append(Put(self._keys.quota, b""))
         try:
-            result = await self._etcd.txn((), [_operation(write) for write in group], timeout_s=WRITE_TIMEOUT_S)
+            result = await self._etcd.txn((), operations, timeout_s=WRITE_TIMEOUT_S)
         except EtcdNoSpace:
+            deletes = [write for write in group if write.value is None]
+            if len(deletes) < len(group):
+                group = [write for write in group if write.value is not None]
+                if deletes:
+                    await self._commit(deletes)
             _answer(group, StoreFull("etcd is out of space: writes are refused until an operator frees some"))
             return
         except EtcdRequestError as error:
@@ -167,7 +177,7 @@ class JobStore:
         if result.outcome is Outcome.UNKNOWN:
             await self._resolve(group)
             return
-        for write, response in zip(group, result.responses, strict=True):
+        for write, response in zip(group, result.responses, strict=False):
             write.done(self._verdict(write, response) if write.create else None)
 
     def _verdict(self, write: _Write, response: object) -> StoreError | None:

@@ -26,11 +26,13 @@ def partition_of(key: str, partition_count: int) -> int:
 class Keys:
     """The key layout under one root. `root` is a path such as "/scheduler"; several clusters may share an etcd under different roots."""
 
-    __slots__ = ("_claims", "_jobs", "_ledger", "_members", "meta", "root")
+    __slots__ = ("_claims", "_jobs", "_ledger", "_members", "meta", "quota", "root")
 
     def __init__(self, root: str = "/scheduler") -> None:
         self.root = root.rstrip("/")
         self.meta = f"{self.root}/meta".encode()
+        # Without content; written along with creates, so that etcd's quota counts them (store/jobs.py).
+        self.quota = f"{self.root}/quota".encode()
         self._members = f"{self.root}/members/"
         self._claims = f"{self.root}/claims/"
         self._jobs = f"{self.root}/jobs/"

@@ -95,7 +95,7 @@ def no_space(run: Run, short: bool) -> None:
     cluster = run.cluster
     with run.phase("F18", ownership_changes=200) as notes:
         names: list[str] = []
-        with run.fault("F18", "etcd is full", 8.0):
+        with run.fault("F18", "etcd is full", 5.0):
             code = "OK"
             while code == "OK":
                 names.append(f"big-{len(names)}")
@@ -121,8 +121,9 @@ def no_space(run: Run, short: bool) -> None:
             restarted.kill()
             restarted.start()
             wait_until(lambda: restarted.answer("/livez")[0] == 200, timeout_s=15, what="it is back")
-            codes = [run.clients.delete(app, name) for name in names]
-            assert set(codes) == {"OK"}, f"deletes work while etcd is full: {codes}"
+            for name in names:
+                # Whoever has just been restarted may not be found yet by the caller's channel.
+                wait_until(lambda name=name: run.clients.delete(app, name) == "OK", timeout_s=10, what="deletes work")
             assert restarted.alive, "without a lease it waits"
             ids = [status.header.member_id for member in cluster.members if (status := member.status())]
             assert cluster.watch is not None
@@ -136,7 +137,8 @@ def no_space(run: Run, short: bool) -> None:
             began = time.monotonic()
         wait_until(lambda: cluster.replicas[0].answer("/readyz")[0] == 200, timeout_s=10, what="it resumes by itself")
         notes["resumed after s"] = round(time.monotonic() - began, 1)
-        assert restarted.alive
+        assert all(replica.alive for replica in cluster.replicas), "nothing needs a restart"
+        run.tail(3)
 
 
 ETCD_SCENARIOS = {
