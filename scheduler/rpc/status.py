@@ -30,6 +30,10 @@ STATUS: dict[type[SchedulerError], Status] = {
 }
 
 
+# Clients refuse trailers of more than 8 KiB, and texts quote what was sent.
+_DETAIL_MAX = 200
+
+
 def _details(status: Status, text: str, error: SchedulerError) -> bytes:
     """Which field is wrong, for programs: the status is the reference's, so it tells them nothing (W49)."""
     match error:
@@ -39,8 +43,9 @@ def _details(status: Status, text: str, error: SchedulerError) -> bytes:
             field = "name"
         case _:
             return b""
-    bad = error_details_pb2.BadRequest(field_violations=[{"field": field, "description": str(error)}])
-    rich = status_pb2.Status(code=int(status), message=text)
+    description = str(error)[:_DETAIL_MAX]
+    bad = error_details_pb2.BadRequest(field_violations=[{"field": field, "description": description}])
+    rich = status_pb2.Status(code=int(status), message=text[:_DETAIL_MAX])
     rich.details.add().Pack(bad)
     return bytes(rich.SerializeToString())
 

@@ -9,7 +9,7 @@ import scheduler.store.codec
 import scheduler.store.errors  # noqa: F401 - defines what the walk must find
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.core.errors import InvalidJob, InvalidName, SchedulerError
-from scheduler.http2.grpc import Status
+from scheduler.http2.grpc import Status, encode_binary, encode_text
 from scheduler.rpc.status import STATUS, rpc_error
 from scheduler.store.errors import JobExists
 from tests.conftest import Cluster
@@ -38,6 +38,13 @@ def test_bad_jobs_name_their_field_for_programs(error: SchedulerError, field: st
     assert (answer.status, rich.code, rich.message) == (Status.UNKNOWN, 2, answer.message)
     assert [(one.field, one.description) for one in bad.field_violations] == [(field, str(error))]
     assert rpc_error(JobExists("x")).details == b""
+
+
+@pytest.mark.parametrize("character", ["x", "\n", "\U0001f600"])
+def test_an_answer_never_outgrows_what_clients_take(character: str) -> None:
+    """Found by the fuzzer: the details quoted a long name, and the client saw RESOURCE_EXHAUSTED for its own limit on trailers."""
+    answer = rpc_error(InvalidName(f"job name is invalid {character * 70_000}: too long"))
+    assert len(encode_text(answer.message)) + len(encode_binary(answer.details)) < 7_500
 
 
 def job(size: int) -> pb.Job:
