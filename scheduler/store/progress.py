@@ -23,8 +23,8 @@ from scheduler.etcd.api import (
 from scheduler.store.keys import Keys
 
 COMMIT_TIMEOUT_S = 2.0
-# A checkpoint is written in parts of this many bytes, each well below etcd's request limit.
-CHECKPOINT_PART_BYTES = 512 * 1024
+# A checkpoint is written in parts of this many bytes, 4,096 entries: each is merged in one piece when it is read.
+CHECKPOINT_PART_BYTES = 128 * 1024
 
 
 class Append(NamedTuple):
