@@ -10,12 +10,9 @@ from google.protobuf.message import DecodeError
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.client.jobs import unpack
 from scheduler.logs import get_logger
+from scheduler.upstream.repeats import Done, Identity, identity_of
 from scheduler.upstream.stream import Session
 
-Identity = tuple[str, int, int]
-"""A job's name, its generation, and which of its occurrences."""
-
-_DONE_MAX = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _log = get_logger("client")
@@ -37,12 +34,11 @@ class Trigger:
         self.scheduled: datetime | None = None
         self.attempt: int | None = None
         # The same for every delivery of this occurrence: what an app compares to discard a repeat.
-        self.identity: Identity | None = None
+        self.identity: Identity | None = identity_of(message)
         if occurrence is not None:
             micros = occurrence.scheduled_nanos // 1000
             self.scheduled = _EPOCH + timedelta(seconds=occurrence.scheduled_seconds, microseconds=micros)
             self.attempt = occurrence.attempt
-            self.identity = (message.name, occurrence.generation, occurrence.index)
 
     def succeed(self) -> None:
         """The job has been done; the next occurrence may come."""
@@ -78,8 +74,7 @@ class Inbox:
         """Empty."""
         self._waiting: deque[Trigger] = deque()
         self._unanswered: dict[Identity, Trigger] = {}
-        # The last that were done: one that comes again all the same, because its answer got lost, is answered at once.
-        self._done: dict[Identity, None] = {}
+        self._done = Done()
         self._arrived = asyncio.Event()
 
     async def get(self) -> Trigger:
@@ -94,9 +89,7 @@ class Inbox:
         if trigger.identity is not None:
             self._unanswered.pop(trigger.identity, None)
             if succeeded:
-                self._done[trigger.identity] = None
-                if len(self._done) > _DONE_MAX:
-                    del self._done[next(iter(self._done))]
+                self._done.add(trigger.identity)
 
     # The streams' receiver
 

@@ -8,6 +8,7 @@ from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.logs import get_logger
 from scheduler.sidecar.channels import AppChannel, Verdict
 from scheduler.sidecar.metrics import SidecarStatistics
+from scheduler.upstream.repeats import Done, identity_of
 from scheduler.upstream.stream import Session
 
 _log = get_logger("sidecar.delivery")
@@ -23,6 +24,7 @@ class Delivery:
         self._statistics = statistics
         self._tasks: asyncio.TaskGroup | None = None
         self._in_flight: dict[Session, dict[int, asyncio.Task[None]]] = {}
+        self._done = Done()
         self._draining = False
         self._idle = asyncio.Event()
 
@@ -66,6 +68,10 @@ class Delivery:
         if self._app is None or trigger.metadata.target.WhichOneof("type") != "job":
             session.acknowledge(trigger.id, succeeded=False)
             return
+        if identity_of(trigger) in self._done:
+            # Its answer was lost with a stream, or with the scheduler before that had committed it.
+            session.acknowledge(trigger.id, succeeded=True)
+            return
         task = self._tasks.create_task(self._deliver(self._app, session, trigger), name="trigger")
         self._in_flight.setdefault(session, {})[trigger.id] = task
 
@@ -85,6 +91,8 @@ class Delivery:
         else:
             async with self._slots:
                 verdict = await self._tell(app, trigger)
+        if verdict is Verdict.TAKEN:
+            self._done.add(identity_of(trigger))
         session.acknowledge(trigger.id, succeeded=verdict.acknowledged)
         running = self._in_flight.get(session)
         if running is not None:

@@ -245,6 +245,25 @@ async def test_the_end_of_a_stream_cuts_the_calls_that_run_for_it(reference) -> 
     server.close()
 
 
+async def test_what_the_app_has_taken_is_not_told_again(reference) -> None:
+    """A scheduler that died before it committed the answer sends the occurrence again; one that failed must come again."""
+    app = HttpApp()
+    async with running_sidecar(reference.address, app_port=app.port):
+        await until(lambda: len(reference.open) == 3)
+        first, second, _ = reference.open
+        for status, result, times in ((500, NOT_OK, 1), (200, OK, 2), (500, OK, 2)):
+            app.answer = lambda _told, status=status: status
+            for stream in (first, second) if times == 2 else (first,):
+                assert await verdict(stream, occurrence={"generation": 7, "index": 1}) == result
+            assert len(app.told) == times
+        app.answer = lambda _told: 200
+        for other in ({"generation": 7, "index": 2}, {"generation": 8, "index": 1}, {}, {}):
+            before = len(app.told)
+            assert await verdict(first, occurrence=other) == OK
+            assert len(app.told) == before + 1
+    app.close()
+
+
 async def test_a_graceful_stop_lets_the_app_finish(reference) -> None:
     """What the app has is finished and answered; what comes meanwhile goes back unopened."""
     release = threading.Event()

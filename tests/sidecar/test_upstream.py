@@ -13,6 +13,7 @@ import pytest
 from scheduler._pb.dapr.proto.runtime.v1 import jobs_pb2
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.http2.grpc import RpcError, Status
+from scheduler.upstream.repeats import Done, identity_of
 from scheduler.upstream.schedulers import NoScheduler, Schedulers
 from scheduler.upstream.stream import Session, result_message
 from tests.support.apps import HttpApp
@@ -310,3 +311,13 @@ def test_results_are_protobuf(number: int, succeeded: bool) -> None:
     assert pb.WatchJobsRequest.FromString(result_message(number, succeeded=succeeded)) == pb.WatchJobsRequest(
         result=result
     )
+
+
+def test_only_the_last_occurrences_are_remembered() -> None:
+    done = Done(size=3)
+    for number in (1, 2, 3, 2, 4):
+        done.add(("job", 7, number))
+    done.add(None)
+    assert [number for number in range(1, 5) if ("job", 7, number) in done] == [2, 3, 4]
+    assert None not in done
+    assert identity_of(pb.WatchJobsResponse(name="job")) is None
