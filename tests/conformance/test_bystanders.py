@@ -143,8 +143,8 @@ def test_bystanders(bystander: Bystander, kind: str) -> None:
     before = bystander.feel(BEFORE_S)
     refused = deployment.metric("scheduler_connection_refusals_total", reason=REASONS.get(kind, "-"))
     rss = rss_bytes(pid)
-    command = [sys.executable, "-m", "tests.support.attacker", kind, str(deployment.home.port), str(SECONDS)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as attacker:
+    command = [sys.executable, "-m", "tests.support.attacker", kind, str(deployment.home.port), str(SECONDS + 30)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as attacker:
         assert attacker.stdout is not None
         # Interpreter and imports first: what counts is the attack.
         deployment.wait(lambda: kind == "half_open" or connected_to(deployment), "the attack has begun")

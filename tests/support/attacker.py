@@ -1,4 +1,5 @@
-"""One attacker as a process of its own: `python -m tests.support.attacker KIND PORT SECONDS`. It speaks to loopback alone and ends by itself.
+"""One attacker as a process of its own: `python -m tests.support.attacker KIND PORT SECONDS`. It speaks to loopback alone and ends by itself: after so
+many seconds, or when its standard input does.
 
 It prints one line of JSON: how many connections it made, how often it was cut off, and how much it sent.
 """
@@ -10,6 +11,7 @@ import random
 import resource
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -58,6 +60,10 @@ class Attack:
     def on(self) -> bool:
         return time.monotonic() < self.end
 
+    def end_with_input(self) -> None:
+        sys.stdin.read()
+        self.end = 0.0
+
     def connect(self, hello: bytes = HELLO) -> socket.socket:
         one = socket.create_connection(("127.0.0.1", self.port), timeout=5)
         self.connections += 1
@@ -65,9 +71,12 @@ class Attack:
         one.sendall(hello)
         return one
 
-    def flood(self, chunks: Callable[[], Iterator[bytes]], *, hello: bytes = HELLO, every_s: float = 0.0) -> None:
+    def flood(
+        self, chunks: Callable[[], Iterator[bytes]], *, hello: bytes = HELLO, every_s: float = 0.0, times: int = 1 << 30
+    ) -> None:
         """Send as fast as it goes (or a chunk every so often), read what comes back and throw it away."""
-        while self.on:
+        while self.on and times > 0:
+            times -= 1
             try:
                 with self.connect(hello) as one:
                     for chunk in chunks():
@@ -167,9 +176,7 @@ def garbage(attack: Attack) -> None:
         hello = rng.choice(
             [HELLO, frames.PREFACE, rng.randbytes(100), b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"]
         )
-        until, attack.end = attack.end, min(attack.end, time.monotonic() + 0.2)
-        attack.flood(chunks, hello=hello)
-        attack.end = until
+        attack.flood(chunks, hello=hello, times=10)
 
 
 def idle_connections(attack: Attack) -> None:
@@ -221,6 +228,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     attack = Attack(port, seconds)
+    threading.Thread(target=attack.end_with_input, daemon=True).start()
     ATTACKS[kind](attack)
     print(json.dumps({"connections": attack.connections, "cut": attack.cut, "sent_bytes": attack.sent_bytes}))
 
