@@ -12,7 +12,7 @@ from tests.conformance.conftest import Deployment
 from tests.support.client import Client, hosts_of
 
 pytestmark = pytest.mark.e2e
-DEADLINES_S = (0.5, 8.0)
+DEADLINES_S = (0.5, 7.0)
 # From the deadline to the caller's hearing of it.
 SLACK_S = 1.0
 

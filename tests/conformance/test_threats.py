@@ -19,16 +19,14 @@ from tests.support.client import SERVICE, partition_of
 pytestmark = pytest.mark.e2e
 
 
-def test_t5_triggers_go_to_their_app_alone(deployment: Deployment) -> None:
+def test_t5_triggers_go_to_their_app_alone(still: Deployment) -> None:
     """Apps whose names look alike, another namespace, and an app that hosts an actor type of the app's name: none of them sees anything."""
-    owner = deployment.watch("shop")
+    owner = still.watch("shop")
     others = [
-        deployment.watch(app, actor_types=("shop",)) for app in ("shop2", "sho", "Shop", "shop||x", "shop%7C%7Cx", "||")
+        still.watch(app, actor_types=("shop",)) for app in ("shop2", "sho", "Shop", "shop||x", "shop%7C%7Cx", "||")
     ]
-    deployment.schedule(
-        *(f"j{number}" for number in range(20)), metadata=deployment.job("shop"), schedule="@every 1s", repeats=2
-    )
-    deployment.wait(lambda: len({(hit.name, hit.index) for hit in owner.hits}) == 40, "all arrive")
+    still.schedule(*(f"j{number}" for number in range(20)), metadata=still.job("shop"), schedule="@every 1s", repeats=2)
+    still.wait(lambda: len({(hit.name, hit.index) for hit in owner.hits}) == 40, "all arrive")
     assert [hit.name for other in others for hit in other.hits] == []
 
 

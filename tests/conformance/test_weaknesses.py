@@ -220,6 +220,7 @@ def test_w10_an_answer_that_does_not_come_is_a_failure_and_can_be_seen(own) -> N
     deployment.wait(lambda: any(hit.name == "quick" for hit in watcher.hits), "the late answer harms nothing")
 
 
+@pytest.mark.alone
 def test_w14_catching_up_does_not_starve_a_punctual_job(still: Deployment) -> None:
     """A hundred jobs with an hour of missed seconds each; another tenant's job beside them stays on time."""
     backlog, punctual = still.watch(), still.watch("punctual")

@@ -16,7 +16,7 @@ TARGETS = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(TARGETS, ODD, TARGETS, ODD)
 def test_different_jobs_have_different_keys(one: names.Target, name: str, other: names.Target, other_name: str) -> None:
     same = (one, name) == (other, other_name)
@@ -24,7 +24,7 @@ def test_different_jobs_have_different_keys(one: names.Target, name: str, other:
     assert (names.route_key(one) == names.route_key(other)) == (one[:3] == other[:3])
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(TARGETS, TARGETS, ODD)
 def test_no_prefix_reaches_anybody_else(one: names.Target, other: names.Target, name: str) -> None:
     """Of all the prefixes that are ever listed or deleted, none matches another target's job."""

@@ -80,7 +80,7 @@ class Driver:
         except grpc.RpcError as error:
             self.codes[error.code().name] += 1
             # Trailers that the client does not take hide what we have said.
-            if error.code() in _FAULTS or "metadata" in (error.details() or ""):
+            if error.code() in _FAULTS or "Stream removed" in (error.details() or ""):
                 self._note(method, request, f"{error.code().name} {error.details()}")
         if time.monotonic() - started > _SLOW_S:
             self._note(method, request, f"took {time.monotonic() - started:.1f} s")

@@ -126,6 +126,26 @@ async def test_writes_that_etcd_does_not_take_in_time_have_a_bound() -> None:
     await asyncio.sleep(0)
 
 
+def stream_call(ended: list[tuple]) -> SimpleNamespace:
+    """A call that notes how it is ended."""
+    shell = SimpleNamespace(loop=asyncio.get_running_loop())
+    return SimpleNamespace(**vars(CALL), shell=shell, start=lambda: None, finish=lambda *end: ended.append(end))
+
+
+async def test_a_stream_that_says_nothing_is_ended_and_counted(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a connection for nothing; ten seconds are enough for a first message (the reference waits for ever)."""
+    assert watch_module.FIRST_MESSAGE_TIMEOUT_S == 10
+    monkeypatch.setattr(watch_module, "FIRST_MESSAGE_TIMEOUT_S", 0.01)
+    ended: list[tuple] = []
+    stream = watch_module._JobWatch(stream_call(ended), watch)
+    await asyncio.sleep(0.1)
+    assert [status for status, _ in ended] == [Status.DEADLINE_EXCEEDED]
+    assert "no initial request" in ended[0][1]
+    assert watch.statistics.sidecar_errors["recv_failed"] == 1
+    stream.on_closed(None)
+    assert not watch.open
+
+
 async def test_all_streams_together_have_a_bound(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """What streams declare costs memory; one tenant's streams must not take all of it. What a stream leaves is free again."""
     monkeypatch.setattr(watch_module, "DECLARED_MAX", 5)
@@ -134,10 +154,7 @@ async def test_all_streams_together_have_a_bound(watch: Watch, monkeypatch: pyte
     ended: list[tuple] = []
 
     def open_stream() -> watch_module._JobWatch:
-        call = SimpleNamespace(
-            **vars(CALL), shell=SimpleNamespace(loop=asyncio.get_running_loop()), start=lambda: None, finish=lambda *end: ended.append(end)
-        )  # fmt: skip
-        stream = watch_module._JobWatch(call, watch)
+        stream = watch_module._JobWatch(stream_call(ended), watch)
         stream.on_message(message)
         return stream
 

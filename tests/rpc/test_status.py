@@ -22,7 +22,12 @@ def subclasses(kind: type) -> set[type]:
 
 
 def test_every_error_class_has_a_status() -> None:
-    assert subclasses(SchedulerError) <= set(STATUS)
+    """Of the rooms below the API; other rooms' errors never reach it, whatever else this process has imported."""
+    below = {
+        kind for kind in subclasses(SchedulerError) if kind.__module__.startswith(("scheduler.core", "scheduler.store"))
+    }
+    assert len(below) > 8
+    assert below <= set(STATUS)
 
 
 @pytest.mark.parametrize(
