@@ -39,6 +39,8 @@ UNKNOWN_CREATES_MAX = 10_000
 # Writes that wait for etcd: what comes faster than etcd takes it must not become our memory.
 QUEUE_MAX_BYTES = 128 << 20
 _LIST_PAGE = 64
+# What a write adds to its key and value, in a transaction and in memory.
+_WRITE_BYTES = 64
 
 
 class _Write(NamedTuple):
@@ -48,10 +50,7 @@ class _Write(NamedTuple):
     value: bytes | None
     create: bool
     done: Done
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.key) + len(self.value or b"") + 64
+    size_bytes: int
 
 
 class JobStore:
@@ -100,11 +99,13 @@ class JobStore:
                 )
             )
             return
-        self._enqueue(_Write(self._etcd_key(key), value, create=not overwrite, done=done))
+        at = self._etcd_key(key)
+        self._enqueue(_Write(at, value, not overwrite, done, len(at) + len(value) + _WRITE_BYTES))
 
     def delete(self, key: str, *, done: Done) -> None:
         """Delete a job; one that is not there is no error."""
-        self._enqueue(_Write(self._etcd_key(key), None, create=False, done=done))
+        at = self._etcd_key(key)
+        self._enqueue(_Write(at, None, create=False, done=done, size_bytes=len(at) + _WRITE_BYTES))
 
     def _etcd_key(self, key: str) -> bytes:
         return self._keys.job(partition_of(key, self._partition_count), key)
