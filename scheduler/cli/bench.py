@@ -35,7 +35,7 @@ _MODES = click.Choice(["create", "storm", "every", "idle", "mixed"])
     "lead_s",
     type=click.FloatRange(0),
     default=None,
-    help="Seconds until jobs are due.  [default: enough for 1,500 creates/s]",
+    help="Seconds until jobs are due.  [default: twice what creating takes, by a trial]",
 )
 @click.option("--creates-per-s", default=500.0, show_default=True, help="Of mixed.")
 @click.option("--deletes-per-s", default=200.0, show_default=True, help="Of mixed.")
