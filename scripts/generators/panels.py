@@ -155,7 +155,11 @@ REPLICAS = [
         ((f"rate(process_cpu_seconds_total{{{_POD}}}[$__rate_interval])", "{{instance}}"),),
     ),
     Panel(
-        "Memory", "timeseries", "Resident memory of the process.", ((f"process_resident_memory_bytes{{{_POD}}}", "{{instance}}"),), "bytes"
+        "Memory",
+        "timeseries",
+        "Resident memory of the process.",
+        ((f"process_resident_memory_bytes{{{_POD}}}", "{{instance}}"),),
+        "bytes",
     ),
     Panel(
         "Event loop lag, p99",

@@ -52,7 +52,7 @@ def test_rendered_settings_are_settings_that_serve_takes(chart: Chart) -> None:
 
     taken: list[ServeSettings] = []
 
-    async def run(settings: ServeSettings) -> int:
+    async def run(settings: ServeSettings, *_: object, **__: object) -> int:
         taken.append(settings)
         return 0
 
