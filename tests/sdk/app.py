@@ -26,8 +26,20 @@ class Sdk:
 
     name: str
     command: list[str]
+    protocol: str = "grpc"
     overwrite: bool = True
     policies: bool = True
+    durations: bool = True  # as due time and ttl, beside points in time
+    type_urls: bool = True
+    intervals: bool = True  # Java's reads back only what a retry interval has beside whole seconds
+
+    def reads(self, policy: dict) -> dict:
+        """How it shows a stored failure policy."""
+        return policy if self.intervals or "drop" in policy else {**policy, "interval_seconds": 0}
+
+    def receives(self, data: bytes) -> bytes:
+        """What of these bytes arrives: an app over HTTP gets them without white space around them."""
+        return data.strip() if self.protocol == "http" else data
 
 
 class SdkApp:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.sdk.app import Sdk, SdkApp
 from tests.support.processes import EtcdServer, Replica, Sidecar, answers, free_port, wait_until
-from tests.support.toolchains import go_build, python_environment
+from tests.support.toolchains import go_build, java_program, python_environment
 
 HERE = Path(__file__).parent
 JOBS = ["prod-db-backup", "takes", "fails", "fails-drop", "fails-constant", "fails-default"]
@@ -27,6 +27,14 @@ SDKS = {
     # Go's jobs API of that time has neither overwriting nor failure policies.
     "go-1.11": lambda name: Sdk(
         name=name, command=[str(go_build(HERE / "go", "sdk-app"))], overwrite=False, policies=False
+    ),
+    "java-1.17": lambda name: Sdk(
+        name=name,
+        command=java_program(HERE / "java", "sdk-app"),
+        protocol="http",
+        durations=False,
+        type_urls=False,
+        intervals=False,
     ),
 }
 
@@ -49,7 +57,7 @@ def app(
     sdk = SDKS[name](name)
     directory = tmp_path_factory.mktemp(name)
     port = free_port()
-    arguments = [f"--app-id={name.replace('.', '-')}", f"--app-port={port}", "--app-protocol=grpc"]
+    arguments = [f"--app-id={name.replace('.', '-')}", f"--app-port={port}", f"--app-protocol={sdk.protocol}"]
     sidecar = Sidecar(directory, [scheduler.address], *arguments, env=TOKENS).start()
     ports = {"DAPR_HTTP_PORT": str(sidecar.http_port), "DAPR_GRPC_PORT": str(sidecar.grpc_port)}
     one = SdkApp(sdk, port, JOBS, directory / "app.log", {**TOKENS, **ports})

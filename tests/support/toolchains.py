@@ -104,3 +104,21 @@ def npm_install(package: Path, name: str) -> Path:
 
     _built(target, sources, build)
     return target
+
+
+def java_program(module: Path, name: str) -> list[str]:
+    """The command of a Java program of this repository: App.java, and what its pom.xml needs."""
+    need("mvn")
+    need("javac")
+    target = CACHE / "java" / name
+
+    def build() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        copy = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+        _run(
+            ["mvn", "-q", "-B", "-C", copy, "-DincludeScope=runtime", f"-DoutputDirectory={target / 'lib'}"], cwd=module
+        )
+        _run(["javac", "-cp", f"{target / 'lib'}/*", "-d", str(target), str(module / "App.java")])
+
+    _built(target, [module / "App.java", module / "pom.xml"], build)
+    return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{target}:{target / 'lib'}/*", "App"]
