@@ -9,11 +9,16 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, Replica, Sidecar, answers, free_port, wait_until
+
+JOBS = ["prod-db-backup", "takes", "fails", "fails-drop", "fails-constant", "fails-default"]
+TOKENS = {"DAPR_API_TOKEN": "for-the-sidecar", "APP_API_TOKEN": "for-the-app"}
 
 
 class Refused(Exception):
@@ -120,3 +125,22 @@ class SdkApp:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
+
+
+@contextmanager
+def beside_a_sidecar(sdk: Sdk, scheduler: Replica, directory: Path) -> Iterator[tuple[SdkApp, int]]:
+    """An app and the port of its sidecar's metrics; both sides ask for API tokens."""
+    port, metrics_port = free_port(), free_port()
+    arguments = [f"--app-id={sdk.name.replace('.', '-')}", f"--app-port={port}", f"--app-protocol={sdk.protocol}"]
+    sidecar = Sidecar(directory, [scheduler.address], *arguments, f"--metrics-port={metrics_port}", env=TOKENS)
+    app = None
+    try:
+        sidecar.start()
+        ports = {"DAPR_HTTP_PORT": str(sidecar.http_port), "DAPR_GRPC_PORT": str(sidecar.grpc_port)}
+        app = SdkApp(sdk, port, JOBS, directory / "app.log", {**TOKENS, **ports})
+        wait_until(lambda: answers(port), timeout_s=30, what=f"the app on {sdk.name} listens")
+        yield app, metrics_port
+    finally:
+        if app is not None:
+            app.close()
+        sidecar.close()

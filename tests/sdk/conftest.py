@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.sdk.app import Sdk, SdkApp
-from tests.support.processes import EtcdServer, Replica, Sidecar, answers, free_port, wait_until
+from tests.sdk.app import Sdk, SdkApp, beside_a_sidecar
+from tests.support.processes import EtcdServer, Replica
 from tests.support.toolchains import go_build, java_program, python_environment
 
 HERE = Path(__file__).parent
-JOBS = ["prod-db-backup", "takes", "fails", "fails-drop", "fails-constant", "fails-default"]
-TOKENS = {"DAPR_API_TOKEN": "for-the-sidecar", "APP_API_TOKEN": "for-the-app"}
 
 
 def _python(version: str, flavour: str, name: str) -> Sdk:
@@ -53,17 +51,6 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
 def app(
     request: pytest.FixtureRequest, scheduler: Replica, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SdkApp]:
-    name = request.param
-    sdk = SDKS[name](name)
-    directory = tmp_path_factory.mktemp(name)
-    port = free_port()
-    arguments = [f"--app-id={name.replace('.', '-')}", f"--app-port={port}", f"--app-protocol={sdk.protocol}"]
-    sidecar = Sidecar(directory, [scheduler.address], *arguments, env=TOKENS).start()
-    ports = {"DAPR_HTTP_PORT": str(sidecar.http_port), "DAPR_GRPC_PORT": str(sidecar.grpc_port)}
-    one = SdkApp(sdk, port, JOBS, directory / "app.log", {**TOKENS, **ports})
-    try:
-        wait_until(lambda: answers(port), timeout_s=30, what=f"the app on {name} listens")
+    sdk = SDKS[request.param](request.param)
+    with beside_a_sidecar(sdk, scheduler, tmp_path_factory.mktemp(sdk.name)) as (one, _):
         yield one
-    finally:
-        one.close()
-        sidecar.close()
