@@ -89,6 +89,8 @@ class Run:
         self.phases: list[Phase] = []
         self.bounds = Bounds(targets_min=200)
         self.began = time.monotonic()
+        # Until then lateness is excused: the run must go on beyond, or nothing is shown.
+        self.excused_until = 0.0
 
     def _addresses(self) -> list[str]:
         return [replica.address for replica in self.cluster.replicas]
@@ -126,6 +128,7 @@ class Run:
             yield
         finally:
             self.clients.note(type="stop", fault=name, target=target)
+            self.excused_until = max(self.excused_until, time.monotonic() + bound_s)
             self.say(f"{name} {target}: ends")
 
     @contextmanager
@@ -159,7 +162,7 @@ class Run:
 
     def finish(self, tail_s: float = 4.0) -> Report:
         """The healed tail, the last records, the verdict."""
-        self.tail(tail_s)
+        self.tail(max(tail_s, self.excused_until + 3.0 - time.monotonic()))
         self.clients.stop()
         self.cluster.settle()
         members = sum(replica.alive for replica in self.cluster.replicas)

@@ -112,6 +112,7 @@ def watch_compaction(run: Run, short: bool) -> None:
                 network.heal(victim.name)
             run.tail(3)
             notes["resyncs"] = int(victim.metric("scheduler_partition_resyncs_total") - before)
+            assert length == SHORT_S or notes["resyncs"], "no watch was overtaken by compaction: the fault missed"
 
 
 def etcd_cut(run: Run, short: bool) -> None:
