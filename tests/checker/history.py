@@ -128,6 +128,7 @@ class History:
                 open_faults.pop((record["fault"], record["target"])).stop_wall = record["wall"]
             elif kind == "final":
                 history.final = record
+                break  # what comes later is clients being ended
             elif kind != "stream_open":
                 raise ValueError(f"record of an unknown type: {record}")
         return history

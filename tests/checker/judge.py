@@ -205,7 +205,6 @@ class _Judgement:
         if wrong:
             self.found("ghost", f"{stored.key}: planned from {stored.first}, {spec} allows {low} to {high}")
             return
-        # Beyond the end: what came while the last records were being written is no ghost.
         until = self.end_t + self.wall_offset + int((bounds.skew_s + 10) * S)
         targets = list(oracle.occurrences(spec, stored.first, stored.expires, until))
         deliveries = self.by_gen.get(stored.gen, [])
