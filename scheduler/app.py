@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler import __version__
 from scheduler.aio.clock import SystemClock
@@ -37,6 +37,9 @@ from scheduler.store.errors import WrongCluster
 _START_RETRY_S = 0.5
 _IDENTITY_RETRY_S = 2.0
 _STREAM_GRACE_S = 0.5
+
+# Files that are no client's connection: etcd, listeners, probes and scrapes, certificates being read.
+_OTHER_FILES = 200
 
 _log = get_logger("app")
 
@@ -96,6 +99,17 @@ def _raise_file_limit() -> None:
     """Each connection is an open file, and the usual soft limit of 1,024 is for programs that use select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _limits(settings: ServeSettings) -> Limits:
+    """The transport's limits: no more connections than open files, of which handshakes, etcd and our own need some."""
+    limits = Limits(connections_max=settings.max_connections, message_max_bytes=settings.message_max_bytes)
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fit = max(1, files - limits.handshakes_max - _OTHER_FILES)
+    if fit >= limits.connections_max:
+        return limits
+    _log.warning("connections_limited", connections=fit, wanted=limits.connections_max, open_files=files)
+    return replace(limits, connections_max=fit)
 
 
 @asynccontextmanager
@@ -209,7 +223,7 @@ def _host_ip() -> str:
 async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | None) -> int:
     settings = process.settings
     # The port is bound before anybody is told of it, and answers only once the methods are there.
-    limits = Limits(connections_max=settings.max_connections, message_max_bytes=settings.message_max_bytes)
+    limits = _limits(settings)
     server = Server(
         methods={},
         limits=limits,

@@ -111,6 +111,18 @@ async def test_connections_in_total(serving) -> None:
     streams[1][1].close()
 
 
+@pytest.mark.parametrize(("files", "allowed"), [(11_200, 10_000), (11_199, 9_999), (1_300, 100), (64, 1)])
+def test_connections_fit_the_open_files(monkeypatch: pytest.MonkeyPatch, files: int, allowed: int) -> None:
+    """Rather a connection that is refused, and counted, than a process that cannot open a file."""
+    import resource
+
+    from scheduler import app
+    from scheduler.config import ServeSettings
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (files, files))
+    assert app._limits(ServeSettings(id="a")).connections_max == allowed
+
+
 async def test_connections_per_certificate(serving, authority: Authority) -> None:
     """The third of one certificate is refused, another certificate's first is not, and a place that is left is free again."""
     one = await serving(server_tls(authority, mutual=True), connections_per_certificate_max=2)
