@@ -247,7 +247,8 @@ async def _serve(sidecar: Sidecar, identity: ClientIdentity | None, child: AppPr
             _log.warning("no_app", hint="without --app-port no jobs are watched for; the Jobs API works")
         await sidecar.stop.wait()
         _log.info("sidecar_stopping", app_id=sidecar.settings.app_id)
-        await _drain(sidecar)
+        if asked:
+            await _drain(sidecar)
         for task in others:
             task.cancel()
         # Streams before deliveries: their last answers leave with them.

@@ -64,7 +64,9 @@ def alive(pid: int) -> bool:
 def test_run_tells_the_app_where_the_sidecar_is_and_ends_with_its_code() -> None:
     port = free_port()
     # Flags may stand before `run` too, with one dash or two.
-    process = run("-app-port", str(port), before=("--app-id=backup",), app=["7", "now"])
+    # Nothing is waited for once the app is gone.
+    block = "--dapr-block-shutdown-duration=60s"
+    process = run("-app-port", str(port), block, before=("--app-id=backup",), app=["7", "now"])
     found = told(process)
     process.communicate(timeout=20)
     assert process.returncode == 7
@@ -85,11 +87,14 @@ def test_run_opens_the_api_before_it_starts_the_app_and_stops_both() -> None:
 
 
 def test_an_app_that_stops_with_a_failure_says_so() -> None:
-    process = run("--app-id=backup", app=["3"])
-    told(process)
+    process = run("--app-id=backup", "--dapr-block-shutdown-duration=1s", app=["3"])
+    found = told(process)
+    began = time.monotonic()
     process.send_signal(signal.SIGINT)
+    assert http_call(int(found["DAPR_HTTP_PORT"]), "GET", "/v1.0/healthz/outbound").status == 204
     process.communicate(timeout=20)
     assert process.returncode == 3
+    assert time.monotonic() - began >= 1, "the API goes on for as long as was asked for"
 
 
 def test_an_app_that_will_not_stop_is_killed_in_time() -> None:
