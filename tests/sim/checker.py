@@ -126,6 +126,7 @@ class Checker:
         self.ledger: dict[int, dict[bytes, dict[int, tuple[bool, int, int]]]] = {}
         self.deletes: dict[bytes, list[Any]] = {}
         self.reason = "released"
+        self.finished: Callable[[bytes], None] = lambda _key: None
         self.counts = dict.fromkeys(("fires", "repeated", "commits", "checkpoints", "owners", "finished", "stale"), 0)
 
     def fail(self, verdict: str, text: str, subject: object = None) -> None:
@@ -232,6 +233,7 @@ class Checker:
         done, count, attempts = entry
         if done:
             version.done_s = self.now()
+            self.finished(version.key)
         for index in range(known[1], count):
             if not version.settled(index):
                 self.fail(

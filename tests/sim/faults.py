@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 Strike = Callable[[], Awaitable[None]]
+# Faults that are worst together, and often: how many seconds lie between two strikes of each.
+_THEMES = (
+    {"cancel": 1.0, "delay": 4.0, "storm": 4.0, "compact": 4.0},
+    {"cancel": 2.0, "sidecar": 3.0, "mood": 4.0},
+    {"stop": 3.0, "reset": 2.0, "crash": 10.0},
+    {"wall": 1.5, "pause": 5.0, "cut": 5.0},
+)
 
 
 class Faults:
@@ -29,8 +36,24 @@ class Faults:
         rng = self.rng
         if rng.random() < 0.08:
             return {}
+        if rng.random() < 0.4:
+            return {**rng.choice(_THEMES), rng.choice(list(self.kinds)): 8.0}
         share = rng.choice([0.15, 0.3, 0.5])
         return {name: rng.choice([4.0, 8.0, 16.0, 30.0]) for name in self.kinds if rng.random() < share}
+
+    def choose_lost(self) -> dict[str, float]:
+        """Steps whose answers get lost now and then."""
+        steps = (
+            "claim",
+            "release",
+            "commit",
+            "checkpoint part",
+            "checkpoint clean-up",
+            "job delete",
+            "job put",
+            "member",
+        )
+        return {step: self.rng.choice([0.05, 0.3]) for step in steps if self.rng.random() < 0.15}
 
     async def run(self, name: str, mean_s: float) -> None:
         """Strike until cancelled."""
@@ -62,8 +85,11 @@ class Faults:
         if not host.running or machine.frozen is not None:
             return
         machine.freeze()
+        seconds = self.rng.uniform(0.1, 3 * self.world.ttl_s)
+        if self.rng.random() < 0.3:
+            host.clock.set(-seconds, 0.0)  # a virtual machine's wall clock may stand still meanwhile
         try:
-            await self._trouble([host], self.rng.uniform(0.1, 3 * self.world.ttl_s))
+            await self._trouble([host], seconds)
         finally:
             self.world.log("thaw", host.name)
             host.thawed_s = self.world.loop.now
@@ -102,6 +128,8 @@ class Faults:
 
     async def _strike_cut(self) -> None:
         host = self._host()
+        if self.rng.random() < 0.3:
+            host.clock.set(-self.rng.uniform(0.5, 4.0), 0.0)  # without the network its time is wrong, too
         await self._cut([host], [self.rng.uniform(0.2, 2.5 * self.world.ttl_s)])
 
     async def _cut(self, hosts: list[Host], seconds: list[float]) -> None:
@@ -139,7 +167,7 @@ class Faults:
     async def _strike_delay(self) -> None:
         host = self._host()
         link = host.client.link
-        link.delay_s = self.rng.choice([0.05, 0.3, 1.5])
+        link.delay_s = self.rng.choice([0.05, 0.3, 1.0, 1.5])
         try:
             await self._trouble([host], self.rng.uniform(1.0, 8.0))
         finally:

@@ -92,6 +92,9 @@ class Host:
 
     # Processes
 
+    def step(self, what: str, when: str) -> None:
+        self.server.step(what, when, self.client)
+
     def boot(self) -> None:
         self.running, self.stopping = True, False
         self.calm_since_s = self.loop.now
@@ -113,19 +116,25 @@ class Host:
             rng=self.rng,
         )
         hub, process = self.replica.hub, _Process(self)
-        encode, settle, checker = hub._encode, hub._settle, self.checker
+        encode, settle, checker, machine = hub._encode, hub._settle, self.checker, self.machine
 
         def observed_encode(job: Any, delivery_id: int) -> bytes:
             stream = next(
                 one for one in hub._streams if one.in_flight.get(delivery_id) is job and one.last_id == delivery_id
             )
             stream.outlet.hub_stream = stream
-            checker.fire(process, job, stream.outlet)
+            self.step("fire", "before")
+            if machine.alive:
+                checker.fire(process, job, stream.outlet)
+                self.step("fire", "after")
             return encode(job, delivery_id)
 
         def observed_settle(job: Any, succeeded: bool) -> None:
-            checker.taken(process, job, succeeded)
+            self.step("acknowledge", "before")
+            if machine.alive:
+                checker.taken(process, job, succeeded)
             settle(job, succeeded)
+            self.step("acknowledge", "after")
 
         hub._encode, hub._settle = observed_encode, observed_settle
         self.process = process

@@ -94,6 +94,7 @@ class Server:
         self.latency_s = (0.0004, 0.003)
         self.waiting: list[Callable[[], None]] | None = None  # requests that a stalled leader has not answered
         self.expires: dict[int, float] = {}
+        self.losing: dict[str, float] = {}  # how likely an answer is lost, by what was asked
         # What a checker wants to hear: each revision with its sender, each request at its steps, each lease's end.
         self.heard: Callable[[int, list[Event], Client | None], None] = lambda *_: None
         self.step: Callable[[str, str, Client], None] = lambda *_: None
@@ -139,6 +140,7 @@ class Server:
                 self.step(label, "after", client)
             latency_s = self._latency(link)
             lost = link.cut_down or (link.loss and rng.random() < link.loss)
+            lost = lost or (label in self.losing and rng.random() < self.losing[label])
             if lost or loop.now + latency_s > deadline:
                 loop.at(max(deadline, loop.now), give_up)
             else:
