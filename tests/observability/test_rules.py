@@ -21,7 +21,7 @@ LATE = "scheduler_trigger_lateness_seconds"
 def late(share_late: float) -> dict[str, str]:
     """A thousand triggers a minute, of which a share is later than a second."""
     good = round(1000 * (1 - share_late))
-    return {f'{LATE}_bucket{{{R},le="1.0"}}': f"0+{good}x800", f"{LATE}_count{{{R}}}": "0+1000x800"}
+    return {f'{LATE}_bucket{{{R},le="1.0"}}': f"0+{good}x60", f"{LATE}_count{{{R}}}": "0+1000x60"}
 
 
 def loop(bucket: str) -> dict[str, str]:
@@ -51,8 +51,8 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "20m",
     ),
     "SchedulerReplicaNotReady": ({f"scheduler_ready{{{R}}}": "0x60"}, {f"scheduler_ready{{{R}}}": "0x4 1x60"}, "10m"),
-    "SchedulerLatenessBudgetBurnFast": (late(0.03), late(0.01), "90m"),
-    "SchedulerLatenessBudgetBurnSlow": (late(0.01), late(0.004), "420m"),
+    "SchedulerLatenessBudgetBurnFast": (late(0.03), late(0.01), "30m"),
+    "SchedulerLatenessBudgetBurnSlow": (late(0.01), late(0.004), "40m"),
     "SchedulerOccurrencesGivenUp": (
         {f"scheduler_occurrences_given_up_total{{{R}}}": "0x5 3x60"},
         {f"scheduler_occurrences_given_up_total{{{R}}}": "3x60"},
