@@ -61,7 +61,7 @@ def start(name: str, directory: Path, etcd: EtcdServer, jobs: int) -> tuple[Repl
     """A replica that has loaded everything, and how long that took from its first partition on."""
     replica = Replica(name, directory, etcd.endpoint).start().wait_healthy(120)
     started = time.monotonic()
-    wait_until(lambda: metrics(replica).get("scheduler_jobs", 0) >= jobs, timeout_s=120, what=f"{jobs} jobs loaded")
+    wait_until(lambda: metrics(replica).get("scheduler_jobs", 0) >= jobs, timeout_s=600, what=f"{jobs} jobs loaded")
     return replica, time.monotonic() - started
 
 
@@ -83,10 +83,10 @@ def measure(count: int, payload_bytes: int, directory: Path) -> dict[str, float]
     replica = Replica("measured", directory, etcd.endpoint).start()
     watcher = Watcher([replica.address], app_id="probe")
     wait_until(
-        lambda: any(hit.late_s < 0.1 for hit in list(watcher.hits)), timeout_s=120, what="a trigger arrives on time"
+        lambda: any(hit.late_s < 0.1 for hit in list(watcher.hits)), timeout_s=600, what="a trigger arrives on time"
     )
     first_s = next(hit for hit in watcher.hits if hit.late_s < 0.1).at_ns / 1e9 - begun_ns / 1e9
-    wait_until(lambda: metrics(replica).get("scheduler_jobs", 0) > count, timeout_s=120, what=f"{count} jobs loaded")
+    wait_until(lambda: metrics(replica).get("scheduler_jobs", 0) > count, timeout_s=600, what=f"{count} jobs loaded")
     loaded_s, loaded_cpu_s = time.monotonic() - begun, cpu_s(replica.pid)
     hits = len(watcher.hits)
     wait_until(lambda: len(watcher.hits) >= hits + 10, timeout_s=60, what="ten more triggers arrive")
