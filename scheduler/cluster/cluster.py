@@ -355,7 +355,7 @@ class Cluster:
                 self._view.take(kv)
                 continue
             gone = self._view.remove(kv)
-            if gone == self.replica and self._tasks is not None:
+            if gone == self.replica and self._tasks is not None and not self._lease_gone.is_set():
                 self._tasks.create_task(self._keep_alive(), name="cluster keepalive after our key went")
             elif isinstance(gone, int) and gone in self._owned and gone not in self._moving:
                 self._drop(gone)

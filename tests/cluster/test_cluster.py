@@ -125,6 +125,28 @@ def test_a_replica_that_could_not_say_that_it_serves_says_so_later() -> None:
     simulate(test)
 
 
+def test_our_own_key_goes_with_the_lease_while_what_was_begun_under_it_still_ends() -> None:
+    """There is nothing to keep alive then: a task begun in a group that ends would break the watch's connection."""
+
+    async def reluctant() -> None:
+        try:
+            await asyncio.sleep(1_000)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1)
+
+    async def test(house: House) -> None:
+        running = house.start()
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        assert house.cluster._tasks is not None
+        house.cluster._tasks.create_task(reluctant())
+        await asyncio.sleep(0.01)
+        await house.cluster.drain(1)
+        await running
+        assert not house.cluster.owned()
+
+    simulate(test)
+
+
 def test_a_partition_is_not_taken_again_while_its_release_has_no_answer() -> None:
     async def test(house: House) -> None:
         house.start()
