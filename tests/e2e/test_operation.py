@@ -37,7 +37,7 @@ def test_health_and_metrics_tell_what_happens(cluster) -> None:
     assert value(metrics, 'dapr_scheduler_jobs_triggered_total{type="job"}') == 2
     assert value(metrics, "dapr_scheduler_sidecars_connected") == 1
     assert value(metrics, "scheduler_owned_partitions") == 128
-    assert value(metrics, "scheduler_trigger_lateness_seconds_count") == 2
+    assert value(metrics, 'scheduler_trigger_lateness_seconds_count{app_namespace="default"}') == 2
     assert value(metrics, "scheduler_jobs_finished_total") == 1
     assert "_created " not in metrics
     watcher.close()
