@@ -87,7 +87,7 @@ def storm(run: Run, short: bool) -> None:
     run.watch(app)
     run.watch(app)
     run.wait_streams()
-    lead_s = 4 + count / 400
+    lead_s = 4 + count / 250
     due = time.time() + lead_s
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(due)) + "Z"
 
