@@ -26,6 +26,7 @@ def command(*arguments: str, hash_seed: str = "random") -> subprocess.CompletedP
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_promise_holds_under_random_faults(capfd) -> None:
     with capfd.disabled():
         done = subprocess.run(
