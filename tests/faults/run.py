@@ -149,7 +149,16 @@ class Run:
 
     def keys(self) -> int:
         """How many keys of ours etcd holds."""
-        request = etcd_pb2.RangeRequest(key=b"/scheduler/", range_end=b"/scheduler0", count_only=True)
+        return int(self._range("/scheduler/", count_only=True).count)
+
+    def claims(self) -> dict[bytes, int]:
+        """Each claim and its epoch, as etcd has them."""
+        return {kv.key: kv.create_revision for kv in self._range("/scheduler/claims/").kvs}
+
+    def _range(self, prefix: str, *, count_only: bool = False) -> etcd_pb2.RangeResponse:
+        """Asked of a member that answers."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        request = etcd_pb2.RangeRequest(key=prefix.encode(), range_end=end.encode(), count_only=count_only)
         for member in self.cluster.members:
             if member.status() is None:
                 continue
@@ -157,7 +166,7 @@ class Run:
                 ask = channel.unary_unary(
                     "/etcdserverpb.KV/Range", response_deserializer=etcd_pb2.RangeResponse.FromString
                 )
-                return int(ask(request.SerializeToString(), timeout=10).count)
+                return ask(request.SerializeToString(), timeout=10)
         raise AssertionError("no member of etcd answers")
 
     def finish(self, tail_s: float = 4.0) -> Report:
