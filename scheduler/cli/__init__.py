@@ -12,6 +12,7 @@ from scheduler import __version__
 from scheduler.cli import reference
 from scheduler.cli.bench import bench
 from scheduler.cli.job import job
+from scheduler.cli.output import EXIT_CODES
 from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
 from scheduler.cli.sidecar import sidecar
 from scheduler.config import ServeSettings
@@ -19,7 +20,9 @@ from scheduler.config import ServeSettings
 _PATH = click.Path(path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SCHEDULER"})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SCHEDULER"}, epilog=EXIT_CODES
+)
 def main() -> None:
     """A distributed, clustered job scheduler on etcd that speaks Dapr's Scheduler and Jobs API.
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import functools
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from scheduler.cli.output import Exit, fail
 from scheduler.http2.client import Channel
 from scheduler.http2.grpc import RpcError, Status
 
@@ -65,15 +65,23 @@ def endpoint_options(function: Callable[..., Any], *, app_id: str | None = None)
     return wrapped
 
 
+_EXITS = {
+    Status.UNAVAILABLE: Exit.UNREACHABLE,
+    Status.DEADLINE_EXCEEDED: Exit.UNREACHABLE,
+    Status.NOT_FOUND: Exit.NOT_FOUND,
+    Status.PERMISSION_DENIED: Exit.DENIED,
+    Status.UNAUTHENTICATED: Exit.DENIED,
+}
+
+
 def run_or_explain(endpoint: Endpoint, work: Coroutine[Any, Any, _T]) -> _T:
-    """Errors become a line that says what to do."""
+    """Errors become a line that says what to do, and an exit code."""
     try:
         return asyncio.run(work)
     except (ValueError, OSError) as error:
-        click.echo(f"scheduler: --address: {error}", err=True)
+        fail(f"--address: {error}")
     except RpcError as error:
         hint = ""
         if error.status is Status.UNAVAILABLE:
             hint = f"\nIs a scheduler running at {endpoint.address}? Start one with `scheduler serve`, or name another with --address."
-        click.echo(f"scheduler: {error.message} ({error.status.name}){hint}", err=True)
-    sys.exit(1)
+        fail(f"{error.message} ({error.status.name}){hint}", _EXITS.get(error.status, Exit.FAILED))

@@ -1,15 +1,15 @@
 """`scheduler job`: jobs from the command line, through any scheduler replica."""
 
 import json
-import sys
 from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.json_format import ParseError
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
+from scheduler.cli.job_document import document_of, pack_value
+from scheduler.cli.output import fail, output_option, print_document, print_table, show
 
 _SERVICE = "/dapr.proto.scheduler.v1.Scheduler"
 _TIMEOUT_S = 10.0
@@ -30,10 +30,6 @@ def _call(endpoint: Endpoint, method: str, request: Any) -> bytes:
 
 def _metadata(namespace: str, app_id: str) -> pb.JobMetadata:
     return pb.JobMetadata(namespace=namespace, app_id=app_id, target=pb.JobTargetMetadata(job=pb.TargetJob()))
-
-
-def _shown(name: str, job: pb.Job) -> dict[str, Any]:
-    return {"name": name, **MessageToDict(job)}
 
 
 @click.group()
@@ -60,13 +56,9 @@ def schedule(
     message = pb.Job(**{key: value for key, value in times.items() if value is not None})
     if data is not None:
         try:
-            json.loads(data)
-        except ValueError as error:
-            click.echo(f"scheduler: --data is no JSON: {error}", err=True)
-            sys.exit(1)
-        from google.protobuf.json_format import Parse
-
-        message.data.Pack(Parse(data, Value()))
+            message.data.CopyFrom(pack_value(json.loads(data)))
+        except (ValueError, ParseError) as error:
+            fail(f"--data is no JSON: {error}")
     request = pb.ScheduleJobRequest(name=name, job=message, metadata=_metadata(namespace, app_id), overwrite=overwrite)
     _call(endpoint, "ScheduleJob", request)
     click.echo(f"scheduled {name}")
@@ -75,27 +67,28 @@ def schedule(
 @job.command()
 @click.argument("name")
 @endpoint_options
-def get(name: str, endpoint: Endpoint, namespace: str, app_id: str) -> None:
-    """Print the job NAME as JSON."""
-    answer = _call(endpoint, "GetJob", pb.GetJobRequest(name=name, metadata=_metadata(namespace, app_id)))
-    click.echo(json.dumps(_shown(name, pb.GetJobResponse.FromString(answer).job), indent=2))
+@output_option
+def get(name: str, endpoint: Endpoint, namespace: str, app_id: str, output: str) -> None:
+    """Show the job NAME."""
+    metadata = _metadata(namespace, app_id)
+    answer = _call(endpoint, "GetJob", pb.GetJobRequest(name=name, metadata=metadata))
+    found = document_of(pb.NamedJob(name=name, metadata=metadata, job=pb.GetJobResponse.FromString(answer).job))
+    rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in found.items()]
+    show(output, found, header=("FIELD", "VALUE"), rows=rows)
 
 
 @job.command("list")
 @endpoint_options
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 def list_jobs(endpoint: Endpoint, namespace: str, app_id: str, output: str) -> None:
     """List an app's jobs."""
     answer = _call(endpoint, "ListJobs", pb.ListJobsRequest(metadata=_metadata(namespace, app_id)))
     jobs = pb.ListJobsResponse.FromString(answer).jobs
-    if output == "json":
-        click.echo(json.dumps([_shown(one.name, one.job) for one in jobs], indent=2))
+    if output != "table":
+        print_document(output, [document_of(one) for one in jobs])
         return
-    rows = [("NAME", "SCHEDULE", "DUE TIME", "REPEATS", "TTL")]
-    rows += [(one.name, one.job.schedule, one.job.due_time, str(one.job.repeats or ""), one.job.ttl) for one in jobs]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    rows = ((one.name, one.job.schedule, one.job.due_time, one.job.repeats or None, one.job.ttl) for one in jobs)
+    print_table(("NAME", "SCHEDULE", "DUE TIME", "REPEATS", "TTL"), rows)
 
 
 @job.command()

@@ -8,6 +8,7 @@ import pytest
 
 from scheduler.bench.load import Due
 from scheduler.bench.report import Result, histogram, quantiles, table
+from scheduler.cli.output import Exit
 from tests.support.client import Client, job_metadata
 from tests.support.processes import ROOT
 
@@ -83,6 +84,6 @@ def test_it_measures_a_replica_and_cleans_up(cluster, tmp_path) -> None:
 @pytest.mark.e2e
 def test_a_server_that_is_not_there_is_named() -> None:
     ran = bench("create", "--address", "127.0.0.1:1")
-    assert ran.returncode == 1 and "127.0.0.1:1" in ran.stderr and "Traceback" not in ran.stderr
+    assert ran.returncode == Exit.UNREACHABLE and "127.0.0.1:1" in ran.stderr and "Traceback" not in ran.stderr
     ran = bench("create", "--pids", "x")
     assert ran.returncode == 1 and "--pids" in ran.stderr

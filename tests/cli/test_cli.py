@@ -1,13 +1,19 @@
 """The command line as a new user meets it: help, and the errors that a new user will make."""
 
+import json
+import re
 import subprocess
 import sys
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from scheduler.cli import main
+from scheduler.cli.output import Exit
 from tests.support.processes import ROOT, free_port
+
+VALUE = "type.googleapis.com/google.protobuf.Value"
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -59,7 +65,7 @@ def test_settings_that_cannot_be_are_refused_by_name(arguments: list[str], text:
 def test_a_wrong_port_is_explained() -> None:
     port = free_port()
     code, output = run("job", "list", "--app-id=a", f"--address=127.0.0.1:{port}")
-    assert code == 1 and f"127.0.0.1:{port}" in output and "--address" in output
+    assert code == Exit.UNREACHABLE and f"127.0.0.1:{port}" in output and "--address" in output
 
 
 def test_jobs_from_the_command_line(cluster) -> None:
@@ -73,10 +79,14 @@ def test_jobs_from_the_command_line(cluster) -> None:
     code, output = run("job", "list", "--app-id=a", address)
     assert code == 0 and "nightly" in output and "0 0 3 * * *" in output
     code, output = run("job", "get", "nightly", "--app-id=a", address)
-    assert code == 0 and '"schedule": "0 0 3 * * *"' in output
+    assert code == 0 and re.search(r"^schedule +0 0 3 \* \* \*$", output, re.MULTILINE)
+    code, output = run("job", "get", "nightly", "--app-id=a", address, "-o", "json")
+    assert code == 0 and json.loads(output)["data"] == {"@type": VALUE, "value": {"x": 1}}
+    code, listed = run("job", "list", "--app-id=a", address, "-o", "yaml")
+    assert code == 0 and yaml.safe_load(listed) == [json.loads(output)]
     assert run("job", "delete", "nightly", "--app-id=a", address)[0] == 0
     code, output = run("job", "get", "nightly", "--app-id=a", address)
-    assert code == 1 and "job not found" in output
+    assert code == Exit.NOT_FOUND and "job not found" in output
 
 
 def test_help_is_quick() -> None:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from scheduler.cli.output import Exit
 from tests.support.certificates import Authority
 from tests.support.processes import ROOT, free_port
 
@@ -31,7 +32,7 @@ def test_a_job_is_scheduled_seen_to_fire_and_gone(cluster) -> None:
 def test_a_cluster_that_is_not_there_is_explained() -> None:
     port = free_port()
     code, output = run("job", "verify", "--app-id=verify", f"--address=127.0.0.1:{port}", "--timeout=5")
-    assert code == 1 and f"127.0.0.1:{port}" in output and "--address" in output
+    assert code == Exit.UNREACHABLE and f"127.0.0.1:{port}" in output and "--address" in output
 
 
 def test_with_mutual_tls_by_a_certificate_that_we_issued(cluster, tmp_path) -> None:
@@ -60,6 +61,6 @@ def test_with_mutual_tls_by_a_certificate_that_we_issued(cluster, tmp_path) -> N
     code, output = run("job", "verify", "--app-id=verify", "--namespace=shop", f"--address={one.addresses[0]}", *tls)
     assert code == 0 and "1 replicas: " in output, output
     code, output = run("job", "list", "--app-id=other", "--namespace=shop", f"--address={one.addresses[0]}", *tls)
-    assert code == 1 and "PERMISSION_DENIED" in output
+    assert code == Exit.DENIED and "PERMISSION_DENIED" in output
     code, output = run(*issue, f"--ca-key-file={key}")
     assert code == 1 and "is not the key of" in output

@@ -1,0 +1,94 @@
+"""What commands print: tables for people, JSON and YAML for programs; and with which code they end."""
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import click
+
+OUTPUTS = ("table", "json", "yaml")
+
+
+class Exit(IntEnum):
+    """What a command's exit code says. docs/commands.md and `scheduler --help` tell of them."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+    DENIED = 5
+
+
+EXIT_CODES = """Exit codes: 0 done; 1 it failed or was refused; 2 the command line is wrong; 3 no server answers; 4 there is no such
+thing; 5 not permitted; 130 interrupted."""
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(OUTPUTS),
+    default="table",
+    show_default=True,
+    help="table is for people, json and yaml are for programs.",
+)
+
+
+def show(output: str, document: Any, *, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print one answer: the document for programs, or the table of the same."""
+    if output == "table":
+        print_table(header, rows)
+    else:
+        print_document(output, document)
+
+
+def print_document(output: str, document: Any) -> None:
+    """Print JSON or YAML; keys stay in their order."""
+    if output == "json":
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), nl=False)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print aligned columns; None is an empty cell. The header is bold where a person looks."""
+    cells = [[printable("" if cell is None else str(cell)) for cell in row] for row in (header, *rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    for number, row in enumerate(cells):
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+        line = "  ".join(padded).rstrip()
+        echo(line, bold=number == 0)
+
+
+def echo(text: str, **style: Any) -> None:
+    """Print a line, with click's styles where a terminal shows it and NO_COLOR is not set."""
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    click.echo(click.style(text, **style) if coloured else text)
+
+
+def say(text: str) -> None:
+    """Tell the person on standard error, so that pipes carry results alone."""
+    click.echo(text, err=True)
+
+
+def fail(text: str, code: Exit = Exit.FAILED) -> NoReturn:
+    """End with an error, as one line that says what is wrong and what to do."""
+    say(f"scheduler: {text}")
+    sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """The text with nothing in it that moves a terminal's cursor: names and errors come from others."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def _width(text: str) -> int:
+    """Columns that a terminal takes for it."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(one) else 1 + (unicodedata.east_asian_width(one) in "WF") for one in text)
