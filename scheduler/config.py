@@ -1,8 +1,11 @@
 """Settings of each command: frozen, checked once, units in the names. The flags that fill them are in cli/."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+_OPERATOR = re.compile(r"\*|spiffe://[A-Za-z0-9._*-]+/ns(/[A-Za-z0-9._*-]+){2}")
 
 
 class ConfigError(Exception):
@@ -76,6 +79,7 @@ class ServeSettings:
     trust_anchors_file: Path = Path("/var/run/secrets/dapr.io/tls/ca.crt")
     trust_domain: str = "localhost"
     app_trust_domains: tuple[str, ...] = ("public",)
+    admin_identities: tuple[str, ...] = ()
     allow_insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -115,6 +119,12 @@ class ServeSettings:
             and (self.tls_enabled or self.mode == "kubernetes")
         ):
             raise ConfigError("--tls-ca-file is missing: mutual TLS needs to know who signs the clients' certificates")
+        for pattern in self.admin_identities:
+            if not _OPERATOR.fullmatch(pattern):
+                raise ConfigError(
+                    f"--admin-identities has {pattern!r}; allowed are spiffe://TRUST-DOMAIN/ns/NAMESPACE/APP-ID with * for any "
+                    "part or some of its letters, and * alone for everybody"
+                )
         if not self.mutual_tls:
             # TLS without client certificates tells nobody apart: strangers stay out either way.
             require_loopback("--listen-address", self.listen_address, allow_insecure=self.allow_insecure)

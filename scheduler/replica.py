@@ -13,6 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from scheduler import __version__
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2
+from scheduler._pb.scheduler_admin.v1 import admin_pb2
 from scheduler.aio.clock import Clock
 from scheduler.cluster.cluster import Cluster
 from scheduler.cluster.predecessor import LeaseFile
@@ -40,6 +41,7 @@ from scheduler.metrics import (
     RpcStatistics,
     scheduler_samples,
 )
+from scheduler.rpc.admin import ADMIN_SERVICE, ETCD_TIMEOUT_S, Admin
 from scheduler.rpc.authz import Authorizer
 from scheduler.rpc.hosts import Hosts
 from scheduler.rpc.jobs import SERVICE, Jobs
@@ -124,7 +126,11 @@ class Replica:
         self.watchdog = Watchdog(engine=self.engine, statistics=self.engine_statistics, give_up=self.cluster.retire)
         self.leaving = False
         self.authorizer = Authorizer(
-            tls=settings.mutual_tls, trust_domains=settings.trust_domains, clock=clock, statistics=self.rpc_statistics
+            tls=settings.mutual_tls,
+            trust_domains=settings.trust_domains,
+            clock=clock,
+            statistics=self.rpc_statistics,
+            operators=settings.admin_identities,
         )
         self.watch = Watch(hub=self.hub, authorizer=self.authorizer, statistics=self.rpc_statistics)
 
@@ -150,14 +156,31 @@ class Replica:
             statistics=self.rpc_statistics,
             leaving=lambda: self.leaving,
         )
-        services = [SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
+        admin = Admin(
+            cluster=self.cluster,
+            engine=self.engine,
+            hub=self.hub,
+            counters=self,
+            authorizer=self.authorizer,
+            clock=self.clock,
+            not_ready=self.not_ready,
+            etcd_status=lambda: self.etcd.status(timeout_s=ETCD_TIMEOUT_S),
+        )
+        services = [SERVICE, ADMIN_SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
         return {
             **jobs.methods(),
             **Hosts(self.cluster.hosts).methods(),
             **self.watch.methods(),
-            **health_methods(lambda name: self.not_ready() is None if name in {"", SERVICE} else None),
-            **reflection_methods([scheduler_pb2.DESCRIPTOR], services),
+            **admin.methods(),
+            **health_methods(self._serving),
+            **reflection_methods([scheduler_pb2.DESCRIPTOR, admin_pb2.DESCRIPTOR], services),
         }
+
+    def _serving(self, service: str) -> bool | None:
+        """For the health service. Operators are served as long as there is anybody to serve them."""
+        if service == ADMIN_SERVICE:
+            return True
+        return self.not_ready() is None if service in {"", SERVICE} else None
 
     def not_ready(self) -> str | None:
         """Why this replica should not be sent to; None: it should."""

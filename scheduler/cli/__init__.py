@@ -163,6 +163,11 @@ def main() -> None:
 @click.option(
     "--app-trust-domains", default="public", show_default=True, help="SPIFFE trust domains of apps, comma separated."
 )
+@click.option(
+    "--admin-identities",
+    default="",
+    help="Who may steer the cluster under mutual TLS: SPIFFE identities, * for any part, comma separated.  [default: nobody]",
+)
 @click.option("--allow-insecure", is_flag=True, help="Serve plaintext on addresses other than loopback.")
 @click.option("--log-level", type=LEVELS, default="info", show_default=True)
 @click.option("--log-as-json", type=bool, is_flag=False, flag_value=True, default=False, show_default=True)
@@ -176,6 +181,7 @@ def serve(log_level: str, log_as_json: bool, log_file: Path | None, **values: An
     """
     values["etcd_client_endpoints"] = split(values["etcd_client_endpoints"])
     values["app_trust_domains"] = split(values["app_trust_domains"])
+    values["admin_identities"] = split(values["admin_identities"])
     if values["etcd_embed"] is None:
         values["etcd_embed"] = not values["etcd_client_endpoints"]
     ignored: list[str] = []

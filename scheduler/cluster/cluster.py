@@ -11,11 +11,10 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from google.protobuf.message import DecodeError
-
-from scheduler._pb.scheduler_storage.v1.storage_pb2 import Claim, Member, Meta
+from scheduler._pb.scheduler_storage.v1.storage_pb2 import Claim, Member
 from scheduler.aio.clock import Clock
 from scheduler.cluster.hosts import HostList
+from scheduler.cluster.meta import check_meta
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.cluster.view import Claimed, View
 from scheduler.core.partitions import assign
@@ -40,10 +39,8 @@ from scheduler.etcd.api import (
 from scheduler.etcd.errors import EtcdError, LeaseNotFound
 from scheduler.logs import get_logger
 from scheduler.metrics import ClusterStatistics
-from scheduler.store.errors import WrongCluster
 from scheduler.store.keys import Keys, range_end
 
-FORMAT_VERSION = 1
 KEEPALIVE_TIMEOUT_S = 1.0
 SETTLE_S = 1.0
 _RETRY_S = 0.3
@@ -141,6 +138,16 @@ class Cluster:
         """Where this replica stands: joining, serving or draining."""
         return Member.State.Name(self._member.state).removeprefix("STATE_").lower()
 
+    @property
+    def lease(self) -> int:
+        """The lease that our member key and claims hang on; 0 before the first."""
+        return self._lease
+
+    @property
+    def partition_count(self) -> int:
+        """Partitions of the whole cluster."""
+        return self._partition_count
+
     def owned(self) -> dict[int, int]:
         """Partition to epoch, of the claims that this replica acts on."""
         return dict(self._owned)
@@ -149,28 +156,17 @@ class Cluster:
         """All members with a live key."""
         return dict(self._view.members)
 
+    def joined(self) -> dict[str, int]:
+        """The revision at which each member joined."""
+        return dict(self._view.joined)
+
+    def claims(self) -> dict[int, Claimed]:
+        """All claims, by partition."""
+        return dict(self._view.claims)
+
     async def start(self) -> None:
         """Make sure that the data in etcd is for us. Raises WrongCluster, or EtcdError while etcd is not there."""
-        meta = Meta(format_version=FORMAT_VERSION, partition_count=self._partition_count, cluster_id=1)
-        key = self._keys.meta
-        absent = (Compare(key, CompareTarget.CREATE_REVISION, 0),)
-        result = await self._etcd.txn(absent, (Put(key, meta.SerializeToString()),), (Range(key),))
-        if result.outcome is Outcome.COMMITTED:
-            return
-        found = await self._etcd.range(Range(key))
-        if not found.kvs:
-            raise WrongCluster("the cluster's meta record could not be written")
-        try:
-            stored = Meta.FromString(found.kvs[0].value)
-        except DecodeError as error:
-            raise WrongCluster(f"the record {key.decode()!r} in etcd is not a scheduler's: {error}") from error
-        if stored.format_version > FORMAT_VERSION:
-            raise WrongCluster(f"data has format {stored.format_version}; this version reads up to {FORMAT_VERSION}")
-        if stored.partition_count != self._partition_count:
-            raise WrongCluster(
-                f"--partitions is {self._partition_count}, and the cluster in etcd was created with {stored.partition_count}: "
-                f"start with --partitions {stored.partition_count}; the number is fixed for a cluster's life"
-            )
+        await check_meta(self._etcd, self._keys.meta, self._partition_count)
 
     async def run(self) -> None:
         """Take part until cancelled or drained."""

@@ -76,6 +76,22 @@ class Credentials:
     password: str
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """One endpoint, as it tells of itself; `problem` says why it does not. `quota_bytes` 0: this etcd does not tell (before 3.6)."""
+
+    endpoint: str
+    problem: str = ""
+    version: str = ""
+    revision: int = 0
+    db_bytes: int = 0
+    db_used_bytes: int = 0
+    quota_bytes: int = 0
+    leader: bool = False
+    errors: tuple[str, ...] = ()
+    answer_s: float = 0.0
+
+
 def translate(error: RpcError, *, write: bool) -> EtcdError | None:
     """Our error for etcd's; None: a write whose fate is unknown."""
     for text, kind, harmless in _ERRORS:
@@ -270,6 +286,39 @@ class Client:
         if answer is None:
             return TxnResult(Outcome.UNKNOWN, 0, [])
         return txn_result(pb.TxnResponse.FromString(answer))
+
+    async def status(self, *, timeout_s: float) -> list[EndpointStatus]:
+        """What each endpoint says of itself, asked all at once; never raises EtcdError: one that does not answer says why."""
+        async with asyncio.TaskGroup() as tasks:
+            asked = [
+                tasks.create_task(self._status(channel, timeout_s), name="etcd status") for channel in self._channels
+            ]
+        return [task.result() for task in asked]
+
+    async def _status(self, channel: Channel, timeout_s: float) -> EndpointStatus:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        path, request = "/etcdserverpb.Maintenance/Status", pb.StatusRequest().SerializeToString()
+        try:
+            async with asyncio.timeout(timeout_s):
+                metadata = await self._metadata()
+                answer = await channel.unary(path, request, timeout_s=timeout_s, metadata=metadata)
+        except (RpcError, EtcdError, TimeoutError) as error:
+            self.requests["status", "unavailable"] += 1
+            return EndpointStatus(channel.target, str(error) or f"no answer within {timeout_s:g} s")
+        self._answered("status", started)
+        found = pb.StatusResponse.FromString(answer)
+        return EndpointStatus(
+            channel.target,
+            version=found.version,
+            revision=found.header.revision,
+            db_bytes=found.dbSize,
+            db_used_bytes=found.dbSizeInUse,
+            quota_bytes=found.dbSizeQuota,
+            leader=found.leader == found.header.member_id,
+            errors=tuple(found.errors),
+            answer_s=loop.time() - started,
+        )
 
     # Leases
 

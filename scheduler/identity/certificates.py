@@ -39,6 +39,11 @@ class Identity(NamedTuple):
     app_id: str
     not_after: datetime
 
+    @property
+    def uri(self) -> str:
+        """As it stands in certificates, without what may follow the app id."""
+        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/{self.app_id}"
+
 
 def spiffe_uri(leaf: x509.Certificate) -> str | None:
     """The only URI among the subject's alternative names; None where there is none, or more than one."""

@@ -116,9 +116,9 @@ class _JobWatch:
         """See `Watch.recheck`."""
         if not self._owner.authorizer.still_holds(self._call.peer):
             self._owner.statistics.sidecar_errors["auth_failed"] += 1
-            self._call.finish(
-                Status.UNAUTHENTICATED, "the certificate of this connection has expired or is not trusted any more"
-            )
+            text = "the certificate of this connection has expired or is not trusted any more"
+            self._owner.authorizer.log_denial(self._call, RpcError(Status.UNAUTHENTICATED, text))
+            self._call.finish(Status.UNAUTHENTICATED, text)
 
     def _refuse(self, status: Status, text: str) -> None:
         """End a stream that does not keep to the protocol."""
