@@ -1,4 +1,4 @@
-"""The command line: `scheduler serve | sidecar | dev | job | bench | certificate | version`. Imports are late, so that help is quick."""
+"""The command line: `scheduler serve | sidecar | dev | job | schedule | bench | certificate | version`. Imports are late, so that help is quick."""
 
 import asyncio
 import sys
@@ -14,6 +14,7 @@ from scheduler.cli.bench import bench
 from scheduler.cli.job import job
 from scheduler.cli.output import EXIT_CODES
 from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
+from scheduler.cli.schedule import schedule
 from scheduler.cli.sidecar import sidecar
 from scheduler.config import ServeSettings
 
@@ -264,4 +265,5 @@ def version() -> None:
 
 main.add_command(bench)
 main.add_command(job)
+main.add_command(schedule)
 main.add_command(sidecar)

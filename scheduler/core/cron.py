@@ -127,6 +127,27 @@ class Cron:
     def __hash__(self) -> int:
         return hash(self._sets)
 
+    @property
+    def sets(self) -> tuple[int, ...]:
+        """The allowed values of each field, as bits."""
+        return self._sets
+
+    @property
+    def both_days(self) -> bool:
+        """Whether the day of the month and the day of the week must both match; else either may."""
+        return self._both_days
+
+    @property
+    def zone(self) -> Zone | None:
+        """Whose clock counts; None is UTC."""
+        return self._zone
+
+    def in_utc(self) -> "Cron":
+        """The same fields on a clock that never changes."""
+        cron = Cron(["*"] * 6, None)
+        cron._sets, cron._both_days = self._sets, self._both_days
+        return cron
+
     def next_after(self, after_ns: int) -> int | None:
         """The first match strictly after an instant; None: none within the years that are searched."""
         return _next_match(self, after_ns // NS + 1)
