@@ -45,6 +45,7 @@ class ServeSettings:
     enable_metrics: bool = True
     metrics_listen_address: str = "127.0.0.1"
     metrics_port: int = 9090
+    metrics_dapr_names: bool = True
     etcd_embed: bool = True
     etcd_client_endpoints: tuple[str, ...] = ()
     etcd_client_username: str = ""

@@ -39,13 +39,13 @@ from scheduler.metrics import (
     KubernetesStatistics,
     ProcessStatistics,
     RpcStatistics,
-    scheduler_samples,
 )
 from scheduler.rpc.admin import ADMIN_SERVICE, ETCD_TIMEOUT_S, Admin
 from scheduler.rpc.authz import Authorizer
 from scheduler.rpc.hosts import Hosts
 from scheduler.rpc.jobs import SERVICE, Jobs
 from scheduler.rpc.watch import Watch
+from scheduler.samples import scheduler_samples
 from scheduler.store.jobs import JobStore
 from scheduler.store.keys import Keys
 from scheduler.store.partition import PartitionReader
@@ -235,6 +235,7 @@ class Replica:
                     gauges={
                         "connections": lambda: server().connections,
                         "in_flight": hub.in_flight_count,
+                        "stream_blocked": hub.stream_blocked_s,
                         "oldest_in_flight": hub.oldest_in_flight_s,
                         "waiting": lambda: sum(count for _, count in hub.waiting()),
                         "streams": lambda: hub.stream_count,
@@ -247,14 +248,19 @@ class Replica:
                         "uncommitted": lambda: engine.commits.uncommitted,
                         "ready": lambda: float(self.not_ready() is None),
                         "next_due": lambda: (engine.timers.next_due_ns() or 0) * 1e-9,
+                        "etcd_conflicts": lambda: self.etcd.conflicts,
+                        "watch_lag": lambda: self.etcd.watch_lag_s,
+                        "clock": lambda: self.clock.wall_ns() * 1e-9,
                         "lease": lambda: self._wall(self.cluster.tenure.trusted_until_s),
                     },
                     gates=hub.gates,
+                    reference_names=self.settings.metrics_dapr_names,
                     tables={
                         "build": lambda: {version: 1.0},
                         "namespace_waiting": lambda: capped(hub.waiting(), NAMESPACE_SERIES_MAX),
                         "namespace_streams": lambda: capped(hub.namespaces_of_streams(), NAMESPACE_SERIES_MAX),
                         "refusals": lambda: server().failures,
+                        "grpc_started": lambda: {by_method(path): count for path, count in server().started.items()},
                         "grpc_handled": lambda: grpc_handled(server()),
                         "grpc_seconds": lambda: {
                             by_method(path): source.samples() for path, source in server().seconds.items()

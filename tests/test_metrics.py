@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from urllib.request import urlopen
 
 import pytest
@@ -40,6 +41,10 @@ def test_a_live_replicas_metrics(cluster) -> None:
         )
         text = scrape(replica.metrics_port)
         watcher.close()
+        ended = 'scheduler_watch_stream_disconnects_total{code="CANCELLED"}'
+        wait_until(
+            lambda: value(scrape(replica.metrics_port), ended) == 1, timeout_s=10, what="the stream's end is counted"
+        )
     finally:
         client.close()
     for family in ("scheduler_namespace_triggers_waiting", "scheduler_trigger_lateness_seconds_count"):
@@ -49,6 +54,13 @@ def test_a_live_replicas_metrics(cluster) -> None:
     call = 'grpc_method="ScheduleJob",grpc_service="dapr.proto.scheduler.v1.Scheduler"'
     assert value(text, f'grpc_server_handled_total{{grpc_code="OK",{call}}}') == crowd
     assert value(text, f"grpc_server_handling_seconds_count{{{call}}}") == crowd
+    assert value(text, f"grpc_server_started_total{{{call}}}") == crowd
+    assert value(text, "grpc_server_started_total{" + call.replace("ScheduleJob", "WatchJobs") + "}") == 1
+    assert value(text, 'scheduler_namespace_jobs{app_namespace="n1"}') == 1
+    assert value(text, 'scheduler_namespace_jobs{app_namespace="_other"}') == 20
+    assert abs((value(text, "scheduler_clock_timestamp_seconds") or 0) - time.time()) < 10
+    assert (value(text, "scheduler_etcd_watch_lag_seconds") or 99) < 10
+    assert "dapr_scheduler_jobs_created_total" in text
     assert (value(text, 'scheduler_etcd_requests_total{operation="txn",result="ok"}') or 0) > 0
     assert (value(text, 'scheduler_etcd_request_duration_seconds_count{operation="lease_keep_alive"}') or 0) > 0
     assert value(text, 'scheduler_namespace_watch_streams{app_namespace="n0"}') == 1
@@ -64,13 +76,21 @@ def test_a_live_replicas_metrics(cluster) -> None:
     assert faults == [], faults
 
 
+@pytest.mark.e2e
+def test_the_references_names_can_be_left_out(cluster) -> None:
+    replica = cluster(1, "--metrics-dapr-names=false").replicas[0]
+    text = scrape(replica.metrics_port)
+    assert "scheduler_jobs_created_total" in text and "dapr_" not in text
+
+
 def test_labels_that_others_choose_are_bounded() -> None:
     assert capped([(f"n{number}", 1) for number in range(5)], 3) == {"n0": 1, "n1": 1, "n2": 1, OTHER: 2}
     statistics = DeliveryStatistics()
     for number in range(NAMESPACE_SERIES_MAX + 10):
-        statistics.lateness_of(f"n{number}").observe(0.1)
-    assert len(statistics.lateness) == NAMESPACE_SERIES_MAX + 1 and sum(statistics.lateness[OTHER].counts) == 10
-    assert statistics.lateness_of("n3") is statistics.lateness["n3"]
+        statistics.namespace(f"n{number}").lateness.observe(0.1)
+    assert len(statistics.namespaces) == NAMESPACE_SERIES_MAX + 1
+    assert sum(statistics.namespaces[OTHER].lateness.counts) == 10
+    assert statistics.namespace("n3") is statistics.namespaces["n3"]
 
 
 @pytest.mark.parametrize("namespace", ["plain", "with||bars", "per%cent", "x" * 200])

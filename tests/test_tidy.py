@@ -14,8 +14,8 @@ from scheduler.metrics import (
     KubernetesStatistics,
     ProcessStatistics,
     RpcStatistics,
-    scheduler_samples,
 )
+from scheduler.samples import scheduler_samples
 from tests.support.processes import ROOT
 
 MODULES = sorted(path for path in (ROOT / "scheduler").rglob("*.py") if "_pb" not in path.parts)

@@ -55,6 +55,15 @@ def main() -> None:
 @click.option("--metrics-port", default=9090, show_default=True, help="Port of the metrics.")
 @click.option("--metrics-listen-address", default="127.0.0.1", show_default=True, help="Metrics listen address.")
 @click.option(
+    "--metrics-dapr-names",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=True,
+    show_default=True,
+    help="Serve metrics by the reference's names, too.",
+)
+@click.option(
     "--etcd-embed",
     type=bool,
     default=None,

@@ -104,6 +104,7 @@ class Job:
         self.target: Any = None
         self.concurrency_key: str | None = None
         self.timer: Any = None
+        # When it was sent; once that is answered: when it was answered.
         self.sent_ns = 0
         self.state = State.ARMED
         self.count = 0

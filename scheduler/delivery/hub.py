@@ -24,6 +24,8 @@ _WAITING, _IN_FLIGHT = State.WAITING, State.IN_FLIGHT
 _FEED_SLICE = 512
 # A stream with this much unsent output takes no further trigger until it has drained: a slow reader holds up its own stream.
 _OUTPUT_MAX_BYTES = 1 << 20
+# A first delivery that leaves later than this is late, and counted by what held it up.
+_LATE_NS = 1_000_000_000
 # A queue with this many jobs that are gone, and more of them than of others, is made anew without them.
 _GONE_MAX = 64
 
@@ -63,6 +65,8 @@ class Hub:
         self._excess_shrunk = excess_shrunk
         # Some gate exceeded its share when `excess` was asked last.
         self._exceeding = False
+        # When firing was allowed again after it had been blocked.
+        self._resumed_ns = 0
 
     # The engine's side
 
@@ -70,7 +74,7 @@ class Hub:
         """The target of that key; whoever routes to it keeps it."""
         target = self._targets.get(key)
         if target is None:
-            target = self._targets[key] = Target(key, self._statistics.lateness_of(names.namespace_of(key)))
+            target = self._targets[key] = Target(key, self._statistics.namespace(names.namespace_of(key)))
         return target
 
     def offer(self, job: Job, now_ns: int) -> None:
@@ -99,11 +103,19 @@ class Hub:
 
     def resume(self) -> None:
         """Firing is allowed again: whoever waits for a stream that has room goes on."""
+        self._resumed_ns = self._clock.wall_ns()
         for target in list(self._targets.values()):
             if target.waiting:
                 self._feed(target)
 
     def _send(self, stream: Stream, job: Job, now_ns: int) -> None:
+        if not job.attempts:
+            late_ns = now_ns - job.fire_ns
+            job.target.lateness.observe(late_ns * 1e-9)
+            if late_ns > _LATE_NS:
+                self._statistics.late[self._held_up_by(job)] += 1
+        else:
+            self._statistics.repeated["failed"] += 1
         stream.last_id = delivery_id = stream.last_id + 1
         stream.in_flight[delivery_id] = job
         job.state = _IN_FLIGHT
@@ -119,11 +131,23 @@ class Hub:
         stream.output_bytes += len(framed)
         if stream.output_bytes > _OUTPUT_MAX_BYTES:
             stream.congested = True
-        if not job.attempts:
-            job.target.lateness.observe((now_ns - job.fire_ns) * 1e-9)
-        else:
-            self._statistics.repeated["failed"] += 1
         self._statistics.sent += 1
+
+    def _held_up_by(self, job: Job) -> str:
+        """Why a job leaves late (metrics.LATE_REASONS): the first of these that lasted beyond its due time."""
+        target, due_ns = job.target, job.fire_ns
+        if job.partition.firing_ns > due_ns:
+            return "take_over"
+        if self._resumed_ns > due_ns:
+            return "blocked"
+        if target.attended_ns > due_ns:
+            return "no_stream"
+        # Settled after the next one was due.
+        if job.sent_ns > due_ns:
+            return "previous"
+        if job.state is _WAITING:
+            return "streams_full" if target.lanes is None else "limit"
+        return "behind"
 
     def flush(self) -> None:
         """Hand each stream's output of this turn to its connection, in one piece."""
@@ -134,6 +158,8 @@ class Hub:
             if output:
                 stream.outlet.send_framed(b"".join(output))
                 stream.congested = stream.outlet.send_buffered > _OUTPUT_MAX_BYTES
+                if stream.congested and stream.blocked_s is None:
+                    stream.blocked_s = self._clock.boottime_s()
 
     def _feed(self, target: Target) -> None:
         """Send what waits for a target, oldest first, as far as streams have room; long queues go in slices."""
@@ -166,7 +192,10 @@ class Hub:
         stream = Stream(outlet, targets, self._window)
         self._streams.add(stream)
         self._statistics.streams_opened += 1
+        now_ns = self._clock.wall_ns()
         for target in targets:
+            if not target.streams:
+                target.attended_ns = now_ns
             target.streams.append(stream)
         limited = self._declare(stream, limits)
         for target in dict.fromkeys((*targets, *limited)):
@@ -231,6 +260,7 @@ class Hub:
         if stream not in self._streams:
             return
         self._streams.discard(stream)
+        self._unblocked(stream)
         for target in stream.targets:
             target.streams.remove(stream)
         in_flight, stream.in_flight, stream.output = stream.in_flight, {}, []
@@ -290,10 +320,22 @@ class Hub:
     def writable(self, stream: Stream) -> None:
         """The stream's output has drained: it takes triggers again."""
         stream.congested = False
+        self._unblocked(stream)
         for target in stream.targets:
             self._feed(target)
 
+    def _unblocked(self, stream: Stream) -> None:
+        if stream.blocked_s is not None:
+            self._statistics.stream_blocked_s += self._clock.boottime_s() - stream.blocked_s
+            stream.blocked_s = None
+
     # For metrics and operators
+
+    def stream_blocked_s(self) -> float:
+        """For how long streams have taken no triggers because their readers did not keep up, of all streams together."""
+        now_s = self._clock.boottime_s()
+        blocked = (now_s - stream.blocked_s for stream in self._streams if stream.blocked_s is not None)
+        return self._statistics.stream_blocked_s + sum(blocked)
 
     @property
     def sent(self) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from scheduler.core.lifecycle import Job, State
 from scheduler.delivery.gates import Gate
 from scheduler.delivery.queues import Fifo, Lanes
-from scheduler.exposition import Histogram
+from scheduler.metrics import NamespaceStatistics
 
 _WAITING = State.WAITING
 
@@ -35,23 +35,28 @@ class Target:
 
     __slots__ = (
         "__weakref__",
+        "attended_ns",
         "feeding",
         "gates",
         "is_actor",
         "key",
         "lanes",
         "lateness",
+        "namespace",
         "streams",
         "turn",
         "waiting",
     )
 
-    def __init__(self, key: str, lateness: Histogram) -> None:
-        """`key` is the storage key's first three segments: kind, namespace, app id or actor type. `lateness` counts for its namespace."""
+    def __init__(self, key: str, namespace: NamespaceStatistics) -> None:
+        """`key` is the storage key's first three segments: kind, namespace, app id or actor type. `namespace` counts for all of it."""
         self.key = key
-        self.lateness = lateness
+        self.namespace = namespace
+        self.lateness = namespace.lateness
         self.is_actor = not key.startswith("app||")
         self.streams: list[Stream] = []
+        # Since when there has been a stream without a break.
+        self.attended_ns = 0
         self.waiting: Fifo | Lanes = Fifo()
         # The same object as `waiting` while concurrency limits apply to this target.
         self.lanes: Lanes | None = None
@@ -89,7 +94,18 @@ class Target:
 class Stream:
     """One WatchJobs stream and the triggers it carries."""
 
-    __slots__ = ("congested", "gates", "in_flight", "last_id", "outlet", "output", "output_bytes", "targets", "window")
+    __slots__ = (
+        "blocked_s",
+        "congested",
+        "gates",
+        "in_flight",
+        "last_id",
+        "outlet",
+        "output",
+        "output_bytes",
+        "targets",
+        "window",
+    )
 
     def __init__(self, outlet: Outlet, targets: Sequence[Target], window: int) -> None:
         """Made by `Hub.attach`."""
@@ -102,6 +118,8 @@ class Stream:
         self.output: list[bytes] = []
         self.output_bytes = 0
         self.congested = False
+        # Since when its reader has not kept up; None: it does.
+        self.blocked_s: float | None = None
 
     def __repr__(self) -> str:
         names = ",".join(target.key for target in self.targets)

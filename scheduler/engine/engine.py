@@ -132,6 +132,7 @@ class Engine:
         owned = self.partitions.get(partition)
         if owned is None:
             return
+        started_s = self._clock.boottime_s()
         if owned.phase is Phase.FIRING:
             owned.phase = Phase.RELEASING
             for job in owned.jobs.values():
@@ -144,6 +145,7 @@ class Engine:
                         await owned.drained.wait()
             owned.phase = Phase.ENDED
             await self._commits.flush(owned)
+            self._statistics.release_seconds.observe(self._clock.boottime_s() - started_s)
         if self.partitions.get(partition) is owned:
             del self.partitions[partition]
         self._end(owned)
@@ -162,6 +164,7 @@ class Engine:
             owned.watch = None
         for job in owned.jobs.values():
             self._let_go(job)
+            job.target.namespace.jobs -= 1
         owned.jobs.clear()
         self._commits.forget(owned)
 
@@ -228,8 +231,10 @@ class Engine:
 
     async def _arm(self, owned: OwnedPartition) -> None:
         """Start the timers of a partition that has just come in; other work of the loop gets its turns."""
+        now_ns = owned.firing_ns = self._clock.wall_ns()
         for taken, job in enumerate(list(owned.jobs.values()), 1):
             if job.state is _ARMED:
+                self._statistics.taken_over_due += job.fire_ns <= now_ns
                 self._timers.push(job)
             if taken % _ARM_SLICE == 0:
                 await asyncio.sleep(0)
@@ -270,6 +275,8 @@ class Engine:
         owned.jobs[kv.key] = job
         if old is not None:
             self._let_go(old)
+        else:
+            job.target.namespace.jobs += 1
         if job.state is _DONE:
             self._commits.finished(owned, job)
         elif owned.phase is Phase.FIRING:
@@ -279,6 +286,7 @@ class Engine:
         job = owned.jobs.pop(key, None)
         if job is not None:
             self._let_go(job)
+            job.target.namespace.jobs -= 1
             owned.finished.pop(job.generation, None)
 
     # Jobs go out
@@ -336,6 +344,7 @@ class Engine:
             job.fail(now_ns)
             self._statistics.given_up += not job.attempts
         self._statistics.result(job.target.is_actor, succeeded, (now_ns - job.sent_ns) * 1e-9)
+        job.sent_ns = now_ns
         self._commits.settled(job, now_ns)
         owned: OwnedPartition = job.partition
         if owned.drained is not None and not owned.in_flight:

@@ -24,6 +24,7 @@ class OwnedPartition:
         "drained",
         "epoch",
         "finished",
+        "firing_ns",
         "in_flight",
         "jobs",
         "journal_batches",
@@ -40,6 +41,8 @@ class OwnedPartition:
         self.number = number
         self.epoch = epoch
         self.phase = Phase.LOADING
+        # Since when its jobs are fired here.
+        self.firing_ns = 0
         self.jobs: dict[bytes, Job] = {}
         self.in_flight = 0
         # Acknowledged and not committed; a job stands here at most once, since it is not fired again before the commit.

@@ -151,6 +151,8 @@ class Client:
         self._watches = WatchStream(channel=self._watch_channel, metadata=self._metadata, rng=rng)
         # Requests by (operation, result), for metrics.
         self.requests: Counter[tuple[str, str]] = Counter()
+        # Transactions whose conditions did not hold; nested ones are their owners' to count.
+        self.conflicts = 0
         # How long etcd took, by operation; retries included.
         self.seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
 
@@ -158,6 +160,11 @@ class Client:
     def watch_reconnects(self) -> Counter[str]:
         """Watch streams lost, by reason, for metrics."""
         return self._watches.reconnects
+
+    @property
+    def watch_lag_s(self) -> float:
+        """For how long etcd has said nothing on the watch stream, where it is asked often; 0 while nothing is watched."""
+        return self._watches.lag_s
 
     async def close(self) -> None:
         """End watches and connections."""
@@ -285,7 +292,9 @@ class Client:
             answer = await self._write("txn", path, request, timeout_s)
         if answer is None:
             return TxnResult(Outcome.UNKNOWN, 0, [])
-        return txn_result(pb.TxnResponse.FromString(answer))
+        result = txn_result(pb.TxnResponse.FromString(answer))
+        self.conflicts += result.outcome is Outcome.REJECTED
+        return result
 
     async def status(self, *, timeout_s: float) -> list[EndpointStatus]:
         """What each endpoint says of itself, asked all at once; never raises EtcdError: one that does not answer says why."""

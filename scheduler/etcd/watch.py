@@ -20,6 +20,9 @@ from scheduler.http2.grpc import Metadata, RpcError
 
 _DELETE = pb.Event.DELETE
 _RECONNECT_S = (0.05, 1.0)
+# How often etcd is asked how far the watches are: what tells a quiet stream from one that is stuck.
+_ASK_S = 5.0
+_ASK = pb.WatchRequest(progress_request=pb.WatchProgressRequest()).SerializeToString()
 _WATCH_PATH = "/etcdserverpb.Watch/Watch"
 
 
@@ -87,11 +90,24 @@ class WatchStream:
         self._closed = False
         self._cluster_id = 0
         self.reconnects: Counter[str] = Counter()
+        # When etcd last said something, or the watches began.
+        self._heard_s = 0.0
+        self._asking: asyncio.TimerHandle | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """See `Client.watch_lag_s`."""
+        return asyncio.get_running_loop().time() - self._heard_s if self._watches else 0.0
 
     def add(
         self, key: bytes, range_end: bytes, start_revision: int, on_events: EventsCallback, on_lost: LostCallback
     ) -> _Watch:
         """A new watch."""
+        loop = asyncio.get_running_loop()
+        if not self._watches:
+            self._heard_s = loop.time()
+        if self._asking is None:
+            self._asking = loop.call_later(_ASK_S, self._ask)
         number, self._next_number = self._next_number, self._next_number + 1
         watch = self._watches[number] = _Watch(self, number, key, range_end, start_revision, on_events, on_lost)
         if self._call is not None:
@@ -112,6 +128,8 @@ class WatchStream:
         self._watches.clear()
         if self._opening is not None:
             self._opening.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
@@ -141,6 +159,12 @@ class WatchStream:
         finally:
             self._opening = None
 
+    def _ask(self) -> None:
+        """Ask how far the watches are, again and again while there are any."""
+        self._asking = asyncio.get_running_loop().call_later(_ASK_S, self._ask) if self._watches else None
+        if self._asking is not None and self._call is not None:
+            self._call.send(_ASK)
+
     def lost(self, generation: int, error: RpcError | None) -> None:
         """The stream ended."""
         if generation != self._generation or self._closed:
@@ -157,6 +181,7 @@ class WatchStream:
             return
         response = pb.WatchResponse.FromString(data)
         self._failures = 0
+        self._heard_s = asyncio.get_running_loop().time()
         cluster_id = response.header.cluster_id
         if cluster_id != self._cluster_id:
             if self._cluster_id and cluster_id:

@@ -289,7 +289,9 @@ class Call(Stream):
         method = self.method = self.shell.server.methods.get(self.path)
         if method is None:
             self.fail(Status.UNIMPLEMENTED, f"unknown method {self.path}")
-        elif isinstance(method, Streaming):
+            return
+        self.shell.server.started[self.path] += 1
+        if isinstance(method, Streaming):
             try:
                 self._sink = method.handler(self)
             except Exception as error:

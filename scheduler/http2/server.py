@@ -99,6 +99,7 @@ class ServerStatistics:
     open_calls: int
     calls: int
     failures: dict[str, int]
+    started: Mapping[str, int]
     ends: Mapping[tuple[str, int], int]
     seconds: Mapping[str, Histogram]
 
@@ -121,7 +122,8 @@ class Server:
         self.closing = False
         self.calls = 0
         self.failures: dict[str, int] = {}
-        # Of methods that there are: how long unary calls took that were answered, and how other calls ended.
+        # Of methods that there are: calls begun, how long unary calls took that were answered, and how other calls ended.
+        self.started: Counter[str] = Counter()
         self.seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(DURATION_BOUNDS_S))
         self.ends: Counter[tuple[str, int]] = Counter()
         self._servers: list[asyncio.Server] = []
@@ -268,6 +270,7 @@ class Server:
             open_calls=sum(len(shell.connection.streams) for shell in self.shells),
             calls=self.calls,
             failures=dict(self.failures),
+            started=self.started,
             ends=self.ends,
             seconds=self.seconds,
         )

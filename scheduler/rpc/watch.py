@@ -102,13 +102,15 @@ def _route(target: names.Target, field: str, name: str = "") -> str:
 class _JobWatch:
     """One stream."""
 
-    __slots__ = ("__weakref__", "_call", "_declared", "_owner", "_stream", "_timer")
+    __slots__ = ("__weakref__", "_call", "_declared", "_end", "_owner", "_stream", "_timer")
 
     def __init__(self, call: Call, owner: Watch) -> None:
         self._call = call
         self._owner = owner
         self._stream: Stream | None = None
         self._declared = 0
+        # The status that we end it with.
+        self._end = Status.OK
         owner.open.add(self)
         self._timer = call.shell.loop.call_later(FIRST_MESSAGE_TIMEOUT_S, self._silent)
 
@@ -118,12 +120,16 @@ class _JobWatch:
             self._owner.statistics.sidecar_errors["auth_failed"] += 1
             text = "the certificate of this connection has expired or is not trusted any more"
             self._owner.authorizer.log_denial(self._call, RpcError(Status.UNAUTHENTICATED, text))
-            self._call.finish(Status.UNAUTHENTICATED, text)
+            self._finish(Status.UNAUTHENTICATED, text)
+
+    def _finish(self, status: Status, text: str) -> None:
+        self._end = status
+        self._call.finish(status, text)
 
     def _refuse(self, status: Status, text: str) -> None:
         """End a stream that does not keep to the protocol."""
         self._owner.statistics.sidecar_errors["recv_failed"] += 1
-        self._call.finish(status, text)
+        self._finish(status, text)
 
     def _silent(self) -> None:
         self._refuse(Status.DEADLINE_EXCEEDED, f"no initial request within {FIRST_MESSAGE_TIMEOUT_S:.0f} s")
@@ -161,7 +167,7 @@ class _JobWatch:
                 targets = self._owner.targets(self._call, request.initial)
                 limits = self._owner.limits(request.initial)
             except RpcError as error:
-                self._call.finish(error.status, error.message)
+                self._finish(error.status, error.message)
                 return
             self._declared = len(targets) + len(limits)
             self._owner.declared += self._declared
@@ -182,7 +188,7 @@ class _JobWatch:
 
     def on_half_close(self) -> None:
         """Ends the stream at once; it is not a drain."""
-        self._call.finish(Status.CANCELLED, "the client has closed its side")
+        self._finish(Status.CANCELLED, "the client has closed its side")
 
     def on_writable(self) -> None:
         """The client reads again."""
@@ -194,6 +200,8 @@ class _JobWatch:
         self._timer.cancel()
         self._owner.open.discard(self)
         self._owner.declared -= self._declared
+        ends, status = self._owner.statistics.stream_ends, (error.status if error is not None else self._end).name
+        ends[status] = ends.get(status, 0) + 1
         if error is not None and error.status not in {Status.CANCELLED, Status.UNAVAILABLE}:
             self._owner.statistics.sidecar_errors["recv_failed"] += 1
         stream, self._stream = self._stream, None

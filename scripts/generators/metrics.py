@@ -13,8 +13,8 @@ from scheduler.metrics import (
     KubernetesStatistics,
     ProcessStatistics,
     RpcStatistics,
-    scheduler_samples,
 )
+from scheduler.samples import scheduler_samples
 
 
 def samples() -> list[Sample]:

@@ -126,6 +126,17 @@ OVERVIEW = [
         "Connected WatchJobs streams.",
         ((f"sum by (app_namespace) (scheduler_namespace_watch_streams{{{US}}})", "{{app_namespace}}"),),
     ),
+    Panel(
+        "Late by reason",
+        "timeseries",
+        "First deliveries more than a second late, by what held them up; occurrences that were due while their partition changed its owner.",
+        (
+            (_rate("scheduler_triggers_late_total", "reason"), "{{reason}}"),
+            (f"sum(rate(scheduler_occurrences_taken_over_total{{{US}}}[$__rate_interval]))", "due at a take-over"),
+        ),
+        "ops",
+        24,
+    ),
     Panel("Jobs", "timeseries", "Jobs of all partitions.", ((f"sum(scheduler_jobs{{{US}}})", "jobs"),), width=8),
     Panel(
         "Alerts", "table", "What fires or is about to.", ((f'ALERTS{{alertname=~"Scheduler.*", {US}}}', ""),), width=8
@@ -220,6 +231,25 @@ REPLICAS = [
         ((_quantile(0.99, "scheduler_partition_load_duration_seconds", "instance", _POD), "{{instance}}"),),
         "s",
     ),
+    Panel(
+        "Hand-overs, p99",
+        "timeseries",
+        "How long a partition pauses here before its next owner can take it.",
+        ((_quantile(0.99, "scheduler_partition_release_duration_seconds", "instance", _POD), "{{instance}}"),),
+        "s",
+    ),
+    Panel(
+        "Clock",
+        "timeseries",
+        "How much the clock of a replica is ahead of Prometheus' clock; a scrape's own duration is in it.",
+        (
+            (
+                f"scheduler_clock_timestamp_seconds{{{_POD}}} - timestamp(scheduler_clock_timestamp_seconds{{{_POD}}})",
+                "{{instance}}",
+            ),
+        ),
+        "s",
+    ),
 ]
 
 STORAGE = [
@@ -305,6 +335,20 @@ STORAGE = [
             ("etcd_server_leader_changes_seen_total", "{{instance}} changes"),
         ),
     ),
+    Panel(
+        "Watches",
+        "timeseries",
+        "Since etcd last said how far the watches are; it is asked every five seconds.",
+        ((f"scheduler_etcd_watch_lag_seconds{{{US}}}", "{{instance}}"),),
+        "s",
+    ),
+    Panel(
+        "Conflicts",
+        "timeseries",
+        "Transactions whose condition did not hold: registrations and fences.",
+        ((f"sum by (instance) (rate(scheduler_etcd_txn_conflicts_total{{{US}}}[$__rate_interval]))", "{{instance}}"),),
+        "ops",
+    ),
     Panel("Keys", "timeseries", "All keys of etcd.", (("etcd_debugging_mvcc_keys_total", "{{instance}}"),)),
 ]
 
@@ -341,6 +385,12 @@ TENANTS = [
         "timeseries",
         "Connected WatchJobs streams.",
         ((f"sum by (app_namespace) (scheduler_namespace_watch_streams{{{_TENANT}}})", "{{app_namespace}}"),),
+    ),
+    Panel(
+        "Jobs",
+        "timeseries",
+        "Jobs of the namespaces that have most of them.",
+        ((f"topk(10, sum by (app_namespace) (scheduler_namespace_jobs{{{_TENANT}}}))", "{{app_namespace}}"),),
     ),
     Panel(
         "Answers, p99",
@@ -422,5 +472,18 @@ API = [
         "WatchJobs streams taken in: many mean that sidecars reconnect.",
         ((f"sum(rate(scheduler_watch_streams_opened_total{{{US}}}[$__rate_interval]))", "opened"),),
         "ops",
+    ),
+    Panel(
+        "Streams ended",
+        "timeseries",
+        "WatchJobs streams that ended, by status: CANCELLED by their sidecar, UNAVAILABLE with their connection or our shutdown.",
+        ((_rate("scheduler_watch_stream_disconnects_total", "code"), "{{code}}"),),
+        "ops",
+    ),
+    Panel(
+        "Streams held up",
+        "timeseries",
+        "How many streams take no triggers because their readers do not keep up, on average.",
+        ((f"sum(rate(scheduler_watch_stream_blocked_seconds_total{{{US}}}[$__rate_interval]))", "streams"),),
     ),
 ]

@@ -35,6 +35,7 @@ class Outlet:
 class Partition:
     epoch = 1
     in_flight = 0
+    firing_ns = 0
 
 
 class Bench:
@@ -65,12 +66,16 @@ class Bench:
     def _look(self) -> None:
         self.looks += 1
 
-    def offer(self, name: str, key: str | None = None, target: str = KEY) -> Job:
+    def job(self, name: str, key: str | None = None, target: str = KEY, due_ns: int = 1) -> Job:
         job = Job(
             key=name.encode(), generation=1, revision=1, trigger=pb.WatchJobsResponse(name=name).SerializeToString(), schedule=None,
-            repeats=None, first_ns=1, expires_ns=None, policy=DEFAULT_POLICY,
+            repeats=None, first_ns=due_ns, expires_ns=None, policy=DEFAULT_POLICY,
         )  # fmt: skip
         job.target, job.partition, job.concurrency_key = self.hub.target(target), self.partition, key
+        return job
+
+    def offer(self, name: str, key: str | None = None, target: str = KEY) -> Job:
+        job = self.job(name, key, target)
         self.hub.offer(job, 2)
         return job
 
@@ -293,3 +298,76 @@ def test_many_limits_at_once_cost_one_look_at_the_queue(bench: Bench) -> None:
     assert {job.state for job in jobs} == {State.WAITING}
     assert time.process_time() - started < 1.5
     assert bench.hub.gates() == []
+
+
+S = 1_000_000_000
+
+
+def late(bench: Bench) -> dict[str, int]:
+    return {reason: count for reason, count in bench.statistics.late.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("reason", "prepare"),
+    [
+        ("behind", lambda _bench, _job: None),
+        ("take_over", lambda bench, _job: setattr(bench.partition, "firing_ns", 4 * S)),
+        ("blocked", lambda bench, _job: bench.hub.resume()),
+        ("previous", lambda _bench, job: setattr(job, "sent_ns", 4 * S)),
+    ],
+)
+def test_a_late_first_delivery_is_counted_by_what_held_it_up(bench: Bench, reason: str, prepare) -> None:
+    stream = bench.attach()
+    stream.targets[0].attended_ns = 0
+    job = bench.job("j", due_ns=3 * S)
+    prepare(bench, job)
+    bench.hub.offer(job, 4 * S + 1)
+    assert late(bench) == {reason: 1}
+
+
+def test_a_job_that_waits_for_a_stream_or_for_room_is_late_for_that(bench: Bench) -> None:
+    bench.offer("nobody there")
+    first = bench.attach((None, 1))
+    assert late(bench) == {"no_stream": 1}
+    first.targets[0].attended_ns = 0
+    bench.offer("behind the limit")
+    bench.answer(first, "nobody there")
+    assert late(bench) == {"no_stream": 1, "limit": 1}
+    bench.hub.detach(first)
+    full = bench.attach(target="app||ns||a")
+    full.targets[0].attended_ns = 0
+    full.window = 1
+    for name in ("one", "two"):
+        bench.offer(name, target="app||ns||a")
+    bench.answer(full, "one")
+    assert late(bench) == {"no_stream": 1, "limit": 1, "streams_full": 1}
+
+
+def test_what_is_in_time_or_sent_again_is_not_late(bench: Bench) -> None:
+    bench.attach()
+    bench.hub.offer(bench.job("in time", due_ns=3 * S), 4 * S)
+    again = bench.job("again", due_ns=3 * S)
+    again.attempts = 1
+    bench.hub.offer(again, 9 * S)
+    assert late(bench) == {}
+
+
+def test_the_time_of_streams_whose_readers_do_not_keep_up_is_counted_once(bench: Bench) -> None:
+    class Clock(SystemClock):
+        times = iter([10.0, 12.0, 13.0, 20.0])
+
+        def boottime_s(self) -> float:
+            return next(self.times)
+
+    bench.hub._clock = Clock()
+    stream = bench.attach()
+    stream.outlet.send_buffered = 2 << 20
+    for name in ("first", "second"):
+        bench.offer(name)
+        bench.hub.flush()
+    assert stream.congested and bench.hub.stream_blocked_s() == 2.0
+    stream.outlet.send_buffered = 0
+    bench.hub.writable(stream)
+    assert bench.statistics.stream_blocked_s == 3.0
+    bench.hub.detach(stream)
+    assert bench.hub.stream_blocked_s() == 3.0

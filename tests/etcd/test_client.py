@@ -9,7 +9,8 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from scheduler.etcd.api import Event, Outcome, Put, Range, RangeResult, Txn
+from scheduler.etcd import watch
+from scheduler.etcd.api import Compare, CompareTarget, Event, Outcome, Put, Range, RangeResult, Txn
 from scheduler.etcd.client import Client
 from scheduler.etcd.errors import EtcdCompacted, EtcdError, EtcdRequestError, EtcdUnavailable
 
@@ -133,3 +134,33 @@ async def test_a_compacted_watch_says_so_and_a_compacted_read_too(client, etcd) 
     assert "compacted" in lost[0]
     with pytest.raises(EtcdCompacted):
         await client.range(Range(b"c", revision=2))
+
+
+async def test_how_far_the_watches_are_is_asked_and_an_etcd_that_does_not_say_is_seen(
+    client, etcd, monkeypatch
+) -> None:
+    monkeypatch.setattr(watch, "_ASK_S", 0.1)
+    assert client.watch_lag_s == 0, "nothing is watched"
+    one = client.watch(
+        b"q", b"", start_revision=1, on_events=lambda _revision, _new: None, on_lost=lambda _reason: None
+    )
+    asked = asyncio.get_running_loop().time() + 1
+    # Nothing changes, and still the lag stays small: etcd answers what it is asked.
+    while asyncio.get_running_loop().time() < asked:
+        assert client.watch_lag_s < 0.9
+        await asyncio.sleep(0.02)
+    os.kill(etcd.pid, signal.SIGSTOP)
+    try:
+        await until(lambda: client.watch_lag_s > 1)
+    finally:
+        os.kill(etcd.pid, signal.SIGCONT)
+    await until(lambda: client.watch_lag_s < 0.5)
+    one.cancel()
+    assert client.watch_lag_s == 0
+
+
+async def test_a_condition_that_does_not_hold_is_counted(client) -> None:
+    absent = (Compare(b"conflict", CompareTarget.CREATE_REVISION, 0),)
+    for expected in (0, 1):
+        await client.txn(absent, (Put(b"conflict", b""),))
+        assert client.conflicts == expected

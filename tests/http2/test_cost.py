@@ -90,6 +90,7 @@ async def test_a_unary_call() -> None:
 class Partition:
     epoch = 1
     in_flight = 0
+    firing_ns = 0
 
 
 async def test_a_trigger() -> None:

@@ -69,6 +69,16 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         },
         "30m",
     ),
+    "SchedulerClockSkew": (
+        {f"scheduler_clock_timestamp_seconds{{{R}}}": "0.8+60x60"},
+        {f"scheduler_clock_timestamp_seconds{{{R}}}": "0.2+60x60"},
+        "10m",
+    ),
+    "SchedulerEtcdWatchStalled": (
+        {f"scheduler_etcd_watch_lag_seconds{{{R}}}": "5x3 60x60"},
+        {f"scheduler_etcd_watch_lag_seconds{{{R}}}": "5x60"},
+        "10m",
+    ),
     "SchedulerPartitionsUnowned": (
         {f"scheduler_owned_partitions{{{R}}}": "127x60", f"scheduler_partitions{{{R}}}": "128x60"},
         {f"scheduler_owned_partitions{{{R}}}": "128x60", f"scheduler_partitions{{{R}}}": "128x60"},
@@ -181,7 +191,7 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def test_promtool_takes_the_rules() -> None:
-    assert "31 rules found" in promtool("check", "rules", RULES)
+    assert "33 rules found" in promtool("check", "rules", RULES)
 
 
 def test_every_alert_fires_when_it_should_and_not_when_it_nearly_should(tmp_path: Path) -> None:
