@@ -4,7 +4,7 @@ Each replica speaks for itself alone: whoever wants the whole cluster asks every
 """
 
 import resource
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from scheduler._pb.scheduler_admin.v1 import admin_pb2 as pb
@@ -130,7 +130,7 @@ class Admin:
             jobs_created=sum(rpc.created),
             jobs_deleted=sum(rpc.deleted),
             commits=engine.commits,
-            lateness=_summed(delivery.lateness),
+            lateness=_summed(one.lateness for one in delivery.namespaces.values()),
         )
 
     def _members(self) -> list[pb.Member]:
@@ -176,9 +176,9 @@ def _member(name: str, record: storage_pb2.Member, joined: int, partitions: int)
     )
 
 
-def _summed(histograms: Mapping[str, Histogram]) -> pb.Histogram:
+def _summed(histograms: Iterable[Histogram]) -> pb.Histogram:
     """All namespaces' together: they have the same bounds."""
-    every = list(histograms.values())
+    every = list(histograms)
     if not every:
         return pb.Histogram()
     counts = [sum(column) for column in zip(*(one.counts for one in every), strict=True)]
