@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from scheduler.cli.output import Exit, fail
+from scheduler.cli.output import Exit, fail, printable
 from scheduler.http2.client import Channel
 from scheduler.http2.grpc import RpcError, Status
 
@@ -35,8 +35,8 @@ class Endpoint(NamedTuple):
         return Channel(address, tls=tls, server_hostname=self.tls_server_name)
 
 
-def endpoint_options(function: Callable[..., Any], *, app_id: str | None = None) -> Callable[..., Any]:
-    """The options that say whom to ask and for whom; the command gets `endpoint`, `namespace` and `app_id` (required where there is no default)."""
+def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say whom to ask; the command gets `endpoint`."""
 
     @functools.wraps(function)
     def command(**values: Any) -> Any:
@@ -52,6 +52,15 @@ def endpoint_options(function: Callable[..., Any], *, app_id: str | None = None)
             "--tls-ca-file", type=_PATH, default=None, help="CA of the scheduler's certificate; turns TLS on."
         ),
         click.option("--address", default="127.0.0.1:50006", show_default=True, help="A scheduler's host:port."),
+    ):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def endpoint_options(function: Callable[..., Any], *, app_id: str | None = None) -> Callable[..., Any]:
+    """Those, and for whom: the command also gets `namespace` and `app_id` (required where there is no default)."""
+    wrapped = connection_options(function)
+    for option in (
         click.option("--namespace", default="default", show_default=True, help="Namespace of the app."),
         click.option(
             "--app-id",
@@ -84,4 +93,20 @@ def run_or_explain(endpoint: Endpoint, work: Coroutine[Any, Any, _T]) -> _T:
         hint = ""
         if error.status is Status.UNAVAILABLE:
             hint = f"\nIs a scheduler running at {endpoint.address}? Start one with `scheduler serve`, or name another with --address."
-        fail(f"{error.message} ({error.status.name}){hint}", _EXITS.get(error.status, Exit.FAILED))
+        fail(explain(error) + hint, _EXITS.get(error.status, Exit.FAILED))
+
+
+def explain(error: RpcError) -> str:
+    """What a server refused: its words, and which field they are about where it says so."""
+    from google.protobuf.message import DecodeError
+    from google.rpc import error_details_pb2, status_pb2
+
+    fields = []
+    try:
+        for detail in status_pb2.Status.FromString(error.details).details:
+            bad = error_details_pb2.BadRequest()
+            if detail.Unpack(bad):
+                fields += [one.field.removeprefix("job.") for one in bad.field_violations]
+    except DecodeError:
+        pass
+    return printable(f"{', '.join(fields)}: {error.message}" if fields else f"{error.message} ({error.status.name})")

@@ -1,15 +1,19 @@
 """`scheduler job`: jobs from the command line, through any scheduler replica."""
 
 import json
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.json_format import ParseError
 
+from scheduler._pb.dapr.proto.common.v1.common_pb2 import JobFailurePolicy
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.cli.bulk import delete_all, export, import_jobs
 from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
 from scheduler.cli.job_document import document_of, pack_value
 from scheduler.cli.output import fail, output_option, print_document, print_table, show
+from scheduler.core.duration import parse_go_duration
 
 _SERVICE = "/dapr.proto.scheduler.v1.Scheduler"
 _TIMEOUT_S = 10.0
@@ -42,26 +46,87 @@ def job() -> None:
 @endpoint_options
 @click.option("--schedule", default=None, help='Six-field cron, "@every 5m", "@daily", ...')
 @click.option("--due-time", default=None, help="First or only time: RFC 3339, or a duration such as 30s.")
-@click.option("--repeats", type=int, default=None, help="How many times it fires.")
+@click.option("--repeats", type=click.IntRange(0, (1 << 32) - 1), default=None, help="How many times it fires.")
 @click.option("--ttl", default=None, help="When it ends: RFC 3339, or a duration.")
 @click.option("--data", default=None, help="Payload, as JSON.")
+@click.option("--data-file", type=click.File("rb"), default=None, help="File with the payload; -: standard input.")
+@click.option("--raw", is_flag=True, help="The payload is no JSON: take its bytes as they are.")
+@click.option(
+    "--failure-policy",
+    type=click.Choice(["constant", "drop"]),
+    default=None,
+    help="What happens when the app fails: try again at a constant interval, or give the occurrence up.  [default: constant, 1s, 3 times]",
+)
+@click.option("--retry-interval", default=None, help="Time between tries, such as 10s.  [default with constant: 0s]")
+@click.option(
+    "--max-retries",
+    type=click.IntRange(0, (1 << 32) - 1),
+    default=None,
+    help="Tries after the first.  [default with constant: no limit]",
+)
+@click.option("--concurrency-key", default=None, help="Jobs of one key share a limit, where the app sets one.")
 @click.option("--overwrite", is_flag=True, help="Replace a job of that name.")
 def schedule(
-    name: str, endpoint: Endpoint, namespace: str, app_id: str, overwrite: bool, data: str | None, **times: Any
+    name: str,
+    endpoint: Endpoint,
+    namespace: str,
+    app_id: str,
+    data: str | None,
+    data_file: BinaryIO | None,
+    raw: bool,
+    failure_policy: str | None,
+    retry_interval: str | None,
+    max_retries: int | None,
+    concurrency_key: str | None,
+    overwrite: bool,
+    **times: Any,
 ) -> None:
     """Schedule the job NAME.
 
-    Example: scheduler job schedule prod-db-backup --app-id backup --schedule "@every 1m" --data '{"db": "my-prod-db"}'
+    \b
+    Examples:
+      scheduler job schedule prod-db-backup --app-id backup --schedule "@every 1m" --data '{"db": "my-prod-db"}'
+      scheduler job schedule report --app-id shop --due-time 2026-12-24T18:00:00Z --data-file report.json --failure-policy drop
     """
     message = pb.Job(**{key: value for key, value in times.items() if value is not None})
-    if data is not None:
-        try:
-            message.data.CopyFrom(pack_value(json.loads(data)))
-        except (ValueError, ParseError) as error:
-            fail(f"--data is no JSON: {error}")
-    request = pb.ScheduleJobRequest(name=name, job=message, metadata=_metadata(namespace, app_id), overwrite=overwrite)
+    if data is not None and data_file is not None:
+        raise click.UsageError("--data and --data-file: one of them.")
+    content = data_file.read() if data_file is not None else data.encode() if data is not None else None
+    if content is not None:
+        message.data.CopyFrom(_payload(content, raw=raw, flag="--data" if data is not None else "--data-file"))
+    if failure_policy is not None or retry_interval is not None or max_retries is not None:
+        message.failure_policy.CopyFrom(_policy(failure_policy, retry_interval, max_retries))
+    metadata = _metadata(namespace, app_id)
+    if concurrency_key is not None:
+        metadata.concurrency_key = concurrency_key
+    request = pb.ScheduleJobRequest(name=name, job=message, metadata=metadata, overwrite=overwrite)
     _call(endpoint, "ScheduleJob", request)
     click.echo(f"scheduled {name}")
+
+
+def _payload(content: bytes, *, raw: bool, flag: str) -> AnyMessage:
+    if raw:
+        return AnyMessage(value=content)
+    try:
+        return pack_value(json.loads(content))
+    except (ValueError, ParseError, RecursionError) as error:
+        fail(f"{flag} is no JSON: {error}; with --raw its bytes are taken as they are")
+
+
+def _policy(kind: str | None, interval: str | None, max_retries: int | None) -> JobFailurePolicy:
+    if kind == "drop":
+        if interval is not None or max_retries is not None:
+            raise click.UsageError("--retry-interval and --max-retries go with --failure-policy constant.")
+        return JobFailurePolicy(drop={})
+    policy = JobFailurePolicy(constant={})
+    if interval is not None:
+        try:
+            policy.constant.interval.FromNanoseconds(parse_go_duration(interval))
+        except ValueError as error:
+            fail(f"--retry-interval: {error}; 10s and 1m30s are")
+    if max_retries is not None:
+        policy.constant.max_retries = max_retries
+    return policy
 
 
 @job.command()
@@ -116,3 +181,8 @@ def verify_cluster(endpoint: Endpoint, namespace: str, app_id: str, timeout_s: f
     )
     click.echo(f"{len(seen.hosts)} replicas: {', '.join(seen.hosts)}")
     click.echo(f"a job was scheduled, fired on {seen.fired_on} after {seen.seconds * 1000:.0f} ms, and was deleted")
+
+
+job.add_command(delete_all)
+job.add_command(export)
+job.add_command(import_jobs)

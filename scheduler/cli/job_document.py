@@ -8,7 +8,7 @@ import base64
 import binascii
 import difflib
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -31,13 +31,6 @@ class BadDocument(Exception):
         """`field` is as the document spells it."""
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
-
-
-class Owner(NamedTuple):
-    """Whose job it is, where a document does not say so."""
-
-    namespace: str
-    app_id: str
 
 
 def document_of(named: pb.NamedJob) -> dict[str, Any]:
@@ -85,8 +78,10 @@ def pack_value(value: Any) -> AnyMessage:
     return AnyMessage(type_url=_VALUE_TYPE, value=message.SerializeToString(deterministic=True))
 
 
-def request_of(document: Any, owner: Owner, *, overwrite: bool) -> pb.ScheduleJobRequest:
-    """The request that schedules a document's job. Raises BadDocument."""
+def request_of(
+    document: Any, *, namespace: str | None = None, app_id: str | None = None, overwrite: bool = False
+) -> pb.ScheduleJobRequest:
+    """The request that schedules a document's job; `namespace` and `app_id` go before the document's. Raises BadDocument."""
     if not isinstance(document, dict):
         raise BadDocument("", f"a job is an object with fields such as name and schedule, found {_kind(document)}")
     for field in document:
@@ -113,11 +108,18 @@ def request_of(document: Any, owner: Owner, *, overwrite: bool) -> pb.ScheduleJo
             raise BadDocument("failurePolicy", f'{error}; {{"drop": {{}}}} and {{"constant": {{"interval": "1s"}}}} are allowed') from error  # fmt: skip
     if "data" in document:
         job.data.CopyFrom(_data(document["data"]))
-    return pb.ScheduleJobRequest(name=name, job=job, metadata=_metadata(document, owner), overwrite=overwrite)
+    return pb.ScheduleJobRequest(
+        name=name, job=job, metadata=_metadata(document, namespace, app_id), overwrite=overwrite
+    )
 
 
-def _metadata(document: dict[str, Any], owner: Owner) -> pb.JobMetadata:
-    namespace, app_id = _text(document, "namespace", owner.namespace), _text(document, "appId", owner.app_id)
+def _metadata(document: dict[str, Any], namespace: str | None, app_id: str | None) -> pb.JobMetadata:
+    if namespace is None:
+        namespace = _text(document, "namespace", "default")
+    if app_id is None:
+        app_id = _text(document, "appId")
+        if not app_id and "actorType" not in document:
+            raise BadDocument("appId", "is missing, and no --app-id is given")
     target = pb.JobTargetMetadata(job=pb.TargetJob())
     if "actorType" in document or "actorId" in document:
         target = pb.JobTargetMetadata(
@@ -138,8 +140,8 @@ def _data(shown: Any) -> AnyMessage:
                 return pack_value(value)
             except (json_format.ParseError, ValueError, RecursionError) as error:
                 raise BadDocument("data.value", str(error)) from error
-        case {"text": str(text), **rest} if not rest:
-            return AnyMessage(type_url=kind, value=text.encode())
+        case {"text": str(), **rest} if not rest:
+            return AnyMessage(type_url=kind, value=_text(shown, "text").encode())
         case {"base64": str(text), **rest} if not rest:
             try:
                 return AnyMessage(type_url=kind, value=base64.b64decode(text, validate=True))
@@ -154,6 +156,8 @@ def _text(document: dict[str, Any], field: str, default: str = "") -> str:
     value = document.get(field, default)
     if not isinstance(value, str):
         raise BadDocument(field, f"is {_kind(value)}, a text is allowed")
+    if any("\ud800" <= one <= "\udfff" for one in value):
+        raise BadDocument(field, f"is {_kind(value)}, which is half a character")
     return value
 
 

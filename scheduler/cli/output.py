@@ -3,14 +3,20 @@
 import json
 import os
 import sys
+import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NoReturn
 
 import click
 
 OUTPUTS = ("table", "json", "yaml")
+
+
+# Where no terminal shows a bar, long work says now and then how far it is.
+_PROGRESS_PERIOD_S = 5.0
 
 
 class Exit(IntEnum):
@@ -80,6 +86,25 @@ def fail(text: str, code: Exit = Exit.FAILED) -> NoReturn:
     """End with an error, as one line that says what is wrong and what to do."""
     say(f"scheduler: {text}")
     sys.exit(code)
+
+
+@contextmanager
+def progress(label: str, length: int) -> Iterator[Callable[[], object]]:
+    """Call what it gives once for each thing that is done: a bar on a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        with click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True) as bar:
+            yield lambda: bar.update(1)
+        return
+    done, told = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, told
+        done += 1
+        if time.monotonic() - told > _PROGRESS_PERIOD_S:
+            told = time.monotonic()
+            say(f"{label}: {done:,} of {length:,}")
+
+    yield advance
 
 
 def printable(text: str) -> str:

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.cli.job_document import BadDocument, Owner, document_of, pack_value, request_of
+from scheduler.cli.job_document import BadDocument, document_of, pack_value, request_of
 
-OWNER = Owner("default", "backup")
 VALUE = "type.googleapis.com/google.protobuf.Value"
 
 
@@ -23,7 +22,7 @@ def job(**fields) -> pb.NamedJob:
 
 def there_and_back(named: pb.NamedJob) -> pb.NamedJob:
     document = json.loads(json.dumps(document_of(named)))
-    request = request_of(document, Owner("other", "other"), overwrite=False)
+    request = request_of(document)
     return pb.NamedJob(name=request.name, metadata=request.metadata, job=request.job)
 
 
@@ -76,7 +75,7 @@ def test_data_is_shown_as_readably_as_is_exact() -> None:
 
 
 def test_whose_job_it_is_may_be_left_out() -> None:
-    request = request_of({"name": "a", "dueTime": "1s"}, OWNER, overwrite=True)
+    request = request_of({"name": "a", "dueTime": "1s"}, app_id="backup", overwrite=True)
     assert (request.metadata.namespace, request.metadata.app_id, request.overwrite) == ("default", "backup", True)
 
 
@@ -90,6 +89,8 @@ def test_whose_job_it_is_may_be_left_out() -> None:
         ({"name": "a", "due_time": 5}, "due_time", "did you mean dueTime?"),
         ({"name": "a", "zzzzz": 5}, "zzzzz", "allowed are namespace"),
         ({"name": "a", "ttl": ["1s"]}, "ttl", 'is ["1s"]'),
+        ({"name": "\ud800"}, "name", "half a character"),
+        ({"name": "a"}, "appId", "no --app-id is given"),
         ({"name": "a", "repeats": -1}, "repeats", "is -1"),
         ({"name": "a", "repeats": True}, "repeats", "is True"),
         ({"name": "a", "failurePolicy": "drop"}, "failurePolicy", "drop"),
@@ -102,5 +103,5 @@ def test_whose_job_it_is_may_be_left_out() -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_the_field(document, field: str, text: str) -> None:
     with pytest.raises(BadDocument) as caught:
-        request_of(document, OWNER, overwrite=False)
+        request_of(document)
     assert caught.value.field == field and text in str(caught.value)
