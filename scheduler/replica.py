@@ -160,10 +160,12 @@ class Replica:
             cluster=self.cluster,
             engine=self.engine,
             hub=self.hub,
+            store=self.store,
             counters=self,
             authorizer=self.authorizer,
             clock=self.clock,
             not_ready=self.not_ready,
+            leaving=lambda: self.leaving,
             etcd_status=lambda: self.etcd.status(timeout_s=ETCD_TIMEOUT_S),
         )
         services = [SERVICE, ADMIN_SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
@@ -188,6 +190,8 @@ class Replica:
             return "shutting down"
         if not self.cluster.tenure.may_act(self.clock.boottime_s()):
             return "no trusted lease in etcd"
+        if self.cluster.aside:
+            return "drained by an operator"
         if self.cluster.state != "serving":
             return f"{self.cluster.state} the cluster"
         if self.engine.commits.full:

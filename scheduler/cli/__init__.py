@@ -1,4 +1,4 @@
-"""The command line: `scheduler serve | sidecar | dev | job | schedule | bench | certificate | version`. Imports are late, so that help is quick."""
+"""The command line: `scheduler serve | sidecar | dev | job | schedule | cluster | bench | certificate | version`. Imports are late, so that help is quick."""
 
 import asyncio
 import sys
@@ -11,6 +11,7 @@ import click
 from scheduler import __version__
 from scheduler.cli import reference
 from scheduler.cli.bench import bench
+from scheduler.cli.cluster import cluster
 from scheduler.cli.job import job
 from scheduler.cli.output import EXIT_CODES
 from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
@@ -273,6 +274,7 @@ def version() -> None:
 
 
 main.add_command(bench)
+main.add_command(cluster)
 main.add_command(job)
 main.add_command(schedule)
 main.add_command(sidecar)

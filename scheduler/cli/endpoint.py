@@ -90,10 +90,7 @@ def run_or_explain(endpoint: Endpoint, work: Coroutine[Any, Any, _T]) -> _T:
     except (ValueError, OSError) as error:
         fail(f"--address: {error}")
     except RpcError as error:
-        hint = ""
-        if error.status is Status.UNAVAILABLE:
-            hint = f"\nIs a scheduler running at {endpoint.address}? Start one with `scheduler serve`, or name another with --address."
-        fail(explain(error) + hint, _EXITS.get(error.status, Exit.FAILED))
+        fail(explain(error) + _hint(endpoint, error), _EXITS.get(error.status, Exit.FAILED))
 
 
 def explain(error: RpcError) -> str:
@@ -110,3 +107,16 @@ def explain(error: RpcError) -> str:
     except DecodeError:
         pass
     return printable(f"{', '.join(fields)}: {error.message}" if fields else f"{error.message} ({error.status.name})")
+
+
+def _hint(endpoint: Endpoint, error: RpcError) -> str:
+    """What to do about it, on a line of its own."""
+    if error.status in {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}:
+        from scheduler.cli.diagnosis import diagnose
+
+        return "\n" + asyncio.run(diagnose(endpoint))
+    if error.status is Status.UNIMPLEMENTED:
+        return f"\nThe server at {endpoint.address} knows no such call: it is older than this command, or no scheduler of this kind."
+    if error.status is Status.PERMISSION_DENIED and "identity does not match" in error.message:
+        return "\n--tls-cert-file must be the certificate of --app-id in --namespace."
+    return ""

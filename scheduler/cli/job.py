@@ -1,6 +1,7 @@
 """`scheduler job`: jobs from the command line, through any scheduler replica."""
 
 import json
+import secrets
 from typing import Any, BinaryIO
 
 import click
@@ -9,6 +10,7 @@ from google.protobuf.json_format import ParseError
 
 from scheduler._pb.dapr.proto.common.v1.common_pb2 import JobFailurePolicy
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler._pb.scheduler_admin.v1 import admin_pb2
 from scheduler.cli.bulk import delete_all, export, import_jobs
 from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
 from scheduler.cli.job_document import document_of, pack_value
@@ -163,6 +165,29 @@ def delete(name: str, endpoint: Endpoint, namespace: str, app_id: str) -> None:
     """Delete the job NAME; one that is not there is no error."""
     _call(endpoint, "DeleteJob", pb.DeleteJobRequest(name=name, metadata=_metadata(namespace, app_id)))
     click.echo(f"deleted {name}")
+
+
+@job.command("run-now")
+@click.argument("name")
+@endpoint_options
+def run_now(name: str, endpoint: Endpoint, namespace: str, app_id: str) -> None:
+    """Fire the job NAME once, now, beside its schedule, which does not change.
+
+    The app may do so for its own jobs, and an identity of --admin-identities for any. Where no sidecar of the app is
+    connected, the trigger waits for one.
+    """
+    from scheduler.cli.members import ClusterClient
+
+    request = admin_pb2.RunNowRequest(
+        name=name, metadata=_metadata(namespace, app_id), request_id=secrets.token_hex(12)
+    )
+
+    async def call() -> admin_pb2.RunNowResponse:
+        async with ClusterClient(endpoint) as client:
+            return await client.call(endpoint.address, "RunNow", request, admin_pb2.RunNowResponse)
+
+    run_or_explain(endpoint, call())
+    click.echo(f"{name} fires now")
 
 
 @job.command("verify")

@@ -132,6 +132,8 @@ class Cluster:
         self._lease_gone = asyncio.Event()
         self._draining = False
         self._drained = asyncio.Event()
+        # Drained by an operator: a member without partitions, until it is told otherwise.
+        self.aside = False
 
     @property
     def state(self) -> str:
@@ -156,13 +158,10 @@ class Cluster:
         """All members with a live key."""
         return dict(self._view.members)
 
-    def joined(self) -> dict[str, int]:
-        """The revision at which each member joined."""
-        return dict(self._view.joined)
-
-    def claims(self) -> dict[int, Claimed]:
-        """All claims, by partition."""
-        return dict(self._view.claims)
+    @property
+    def view(self) -> View:
+        """Members and claims as far as they are known; to be read alone."""
+        return self._view
 
     async def start(self) -> None:
         """Make sure that the data in etcd is for us. Raises WrongCluster, or EtcdError while etcd is not there."""
@@ -368,6 +367,11 @@ class Cluster:
             self._shares.update(basis_of(self._view.joined), seat, peers)
             self._gates().apply_shares()
 
+    def set_aside(self, *, aside: bool) -> None:
+        """Hand everything over and take nothing, yet stay a member; or take part again."""
+        self.aside = aside
+        self._look.set()
+
     def look(self) -> None:
         """Look soon whether something is to be done."""
         self._look.set()
@@ -385,7 +389,8 @@ class Cluster:
             for name, member in self._view.members.items()
             if member.state == Member.STATE_SERVING and name != self.replica
         ]
-        if self._draining:
+        leaving = self._draining or self.aside
+        if leaving:
             self._set_state(Member.STATE_DRAINING)
         elif not others or self._clock.boottime_s() >= settled_at_s:
             self._set_state(Member.STATE_SERVING)
@@ -404,9 +409,7 @@ class Cluster:
         # One that we are just giving up must be gone for good first.
         await self._claim([partition for partition in free if partition not in self._moving])
         for partition in list(self._owned):
-            if (
-                self._draining or wanted.get(partition, self.replica) != self.replica
-            ) and partition not in self._moving:
+            if (leaving or wanted.get(partition, self.replica) != self.replica) and partition not in self._moving:
                 self._hand_over(partition)
         if self._draining and not self._owned and not self._moving:
             self._drained.set()

@@ -12,6 +12,8 @@ from scheduler.core.errors import InvalidName
 SEPARATOR = "||"
 NAME_MAX_BYTES = 512
 _FORBIDDEN = re.compile(r"[/\\#?]")
+# Ends a job's name in the key of an occurrence beside its schedule; no name may hold it, so nobody can ask for such a key by name.
+_RUN_NOW = "\x1f"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -84,6 +86,16 @@ def storage_key(target: Target, name: str) -> str:
     if target.actor_id is not None:
         prefix += _escape(target.actor_id) + SEPARATOR
     return prefix + name
+
+
+def run_now_key(target: Target, name: str, request_id: str) -> str:
+    """The key of an occurrence beside the schedule of a job: under the job's own, so that whatever deletes by prefix takes it too."""
+    return f"{storage_key(target, name)}{_RUN_NOW}{request_id}"
+
+
+def is_run_now(key: str) -> bool:
+    """Whether a storage key is a `run_now_key`."""
+    return _RUN_NOW in key
 
 
 def reference_name(target: Target, name: str) -> str:

@@ -3,6 +3,8 @@
 Each replica speaks for itself alone: whoever wants the whole cluster asks every member. Nothing here is on the way of a trigger.
 """
 
+import asyncio
+import re
 import resource
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
@@ -11,17 +13,29 @@ from scheduler._pb.scheduler_admin.v1 import admin_pb2 as pb
 from scheduler._pb.scheduler_storage.v1 import storage_pb2
 from scheduler.aio.clock import Clock
 from scheduler.cluster.cluster import Cluster
+from scheduler.core import names
+from scheduler.core.errors import SchedulerError
 from scheduler.delivery.hub import Hub
 from scheduler.engine.engine import Engine
 from scheduler.etcd.client import EndpointStatus
 from scheduler.exposition import Histogram
 from scheduler.http2.call import Call, Method, Unary, coroutine
+from scheduler.http2.grpc import RpcError, Status
+from scheduler.logs import get_logger
 from scheduler.metrics import DeliveryStatistics, EngineStatistics, IdentityStatistics, RpcStatistics
-from scheduler.rpc.authz import Authorizer
+from scheduler.rpc.authz import Authorizer, target_of
 from scheduler.rpc.jobs import parse
+from scheduler.rpc.status import rpc_error
+from scheduler.store.codec import set_instant
+from scheduler.store.errors import JobExists, StoreError
+from scheduler.store.jobs import JobStore
 
 ADMIN_SERVICE = "scheduler.admin.v1.Admin"
 ETCD_TIMEOUT_S = 2.0
+STORE_TIMEOUT_S = 5.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9]{8,64}")
+
+_log = get_logger("rpc.admin")
 
 
 class Counters(Protocol):
@@ -53,20 +67,24 @@ class Admin:
         cluster: Cluster,
         engine: Engine,
         hub: Hub,
+        store: JobStore,
         counters: Counters,
         authorizer: Authorizer,
         clock: Clock,
         not_ready: Callable[[], str | None],
+        leaving: Callable[[], bool],
         etcd_status: Callable[[], Awaitable[list[EndpointStatus]]],
     ) -> None:
-        """`not_ready` says why the replica should not be sent to."""
+        """`not_ready` says why the replica should not be sent to; while `leaving()` it takes no orders."""
         self._cluster = cluster
         self._engine = engine
         self._hub = hub
+        self._store = store
         self._counters = counters
         self._authorizer = authorizer
         self._clock = clock
         self._not_ready = not_ready
+        self._leaving = leaving
         self._etcd_status = etcd_status
 
     def methods(self) -> dict[str, Method]:
@@ -75,6 +93,8 @@ class Admin:
             f"/{ADMIN_SERVICE}/GetStatus": coroutine(self._get_status),
             f"/{ADMIN_SERVICE}/ListMembers": Unary(self._list_members),
             f"/{ADMIN_SERVICE}/ListPartitions": Unary(self._list_partitions),
+            f"/{ADMIN_SERVICE}/DrainMember": Unary(self._drain_member),
+            f"/{ADMIN_SERVICE}/RunNow": coroutine(self._run_now),
         }
 
     # What is
@@ -90,6 +110,7 @@ class Admin:
             member=me or pb.Member(replica=cluster.replica, state=cluster.state),
             ready=not_ready is None,
             not_ready=not_ready or "",
+            drained=cluster.aside,
             lease_id=cluster.lease,
             # Without a lease the tenure ended at minus infinity.
             lease_trusted_s=max(-1.0, cluster.tenure.trusted_until_s - clock.boottime_s()),
@@ -134,11 +155,11 @@ class Admin:
         )
 
     def _members(self) -> list[pb.Member]:
-        owners = [claim.replica for claim in self._cluster.claims().values()]
-        joined = self._cluster.joined()
+        view = self._cluster.view
+        owners = [claim.replica for claim in view.claims.values()]
         return [
-            _member(name, record, joined.get(name, 0), owners.count(name))
-            for name, record in sorted(self._cluster.members().items())
+            _member(name, record, view.joined.get(name, 0), owners.count(name))
+            for name, record in sorted(view.members.items())
         ]
 
     def _list_members(self, request: bytes, call: Call) -> None:
@@ -150,7 +171,7 @@ class Admin:
     def _list_partitions(self, request: bytes, call: Call) -> None:
         parse(pb.ListPartitionsRequest, request)
         self._authorizer.check_operator(call)
-        claims, owned = self._cluster.claims(), self._engine.partitions
+        claims, owned = self._cluster.view.claims, self._engine.partitions
         answer = pb.ListPartitionsResponse(replica=self._cluster.replica)
         for number in range(self._cluster.partition_count):
             shown = answer.partitions.add(number=number)
@@ -162,6 +183,60 @@ class Admin:
                 shown.owned.in_flight = mine.in_flight
                 shown.owned.uncommitted = len(mine.settled)
         call.reply(answer.SerializeToString())
+
+    # What is ordered
+
+    def _drain_member(self, request: bytes, call: Call) -> None:
+        message = parse(pb.DrainMemberRequest, request)
+        self._authorizer.check_operator(call)
+        cluster = self._cluster
+        if message.replica != cluster.replica:
+            raise RpcError(Status.FAILED_PRECONDITION, f"this is replica {cluster.replica!r}, not {message.replica!r}")
+        others = [name for name, one in cluster.members().items() if one.state == storage_pb2.Member.STATE_SERVING]
+        if not message.undrain and not message.force and not set(others) - {cluster.replica}:
+            text = "no other member is serving: nothing would fire until one does"
+            raise RpcError(Status.FAILED_PRECONDITION, text)
+        event = "undrain_ordered" if message.undrain else "drain_ordered"
+        _log.info(event, replica=cluster.replica, by=self._authorizer.name(call), peer=call.peer.address)
+        cluster.set_aside(aside=not message.undrain)
+        call.reply(pb.DrainMemberResponse(partitions=len(cluster.owned())).SerializeToString())
+
+    async def _run_now(self, request: bytes, call: Call) -> bytes:
+        """The occurrence is a one-shot job of its own that carries the job's name and data: it enters the engine of its partition's owner like any other."""
+        message = parse(pb.RunNowRequest, request)
+        metadata = message.metadata
+        self._authorizer.check_app_or_operator(call, metadata.namespace, metadata.app_id)
+        target = target_of(metadata)
+        if self._leaving():
+            raise RpcError(Status.CANCELLED, "the scheduler is shutting down")
+        if not _REQUEST_ID.fullmatch(message.request_id):
+            text = f"request_id is {message.request_id[:80]!r}; allowed are 8 to 64 letters and digits"
+            raise RpcError(Status.INVALID_ARGUMENT, text)
+        try:
+            names.check_name(names.reference_name(target, message.name))
+            job = await self._store.get(names.storage_key(target, message.name), timeout_s=STORE_TIMEOUT_S)
+        except SchedulerError as error:
+            raise rpc_error(error) from error
+        if job is None:
+            raise RpcError(Status.NOT_FOUND, f"job not found: {message.name}")
+        now_ns = self._clock.wall_ns()
+        occurrence = storage_pb2.JobRecord(trigger=job.trigger, failure_policy=job.failure_policy)
+        set_instant(occurrence.created, now_ns)
+        set_instant(occurrence.first, now_ns)
+        stored: asyncio.Future[StoreError | None] = asyncio.get_running_loop().create_future()
+
+        def done(error: StoreError | None) -> None:
+            if not stored.done():
+                stored.set_result(error)
+
+        key = names.run_now_key(target, message.name, message.request_id)
+        self._store.put(key, occurrence, overwrite=False, done=done)
+        problem = await stored
+        # The same request again: its occurrence is there already.
+        if problem is not None and not isinstance(problem, JobExists):
+            raise rpc_error(problem)
+        _log.info("run_now", target=names.route_key(target), by=self._authorizer.name(call), peer=call.peer.address)
+        return pb.RunNowResponse(scheduled_unix_ns=now_ns).SerializeToString()
 
 
 def _member(name: str, record: storage_pb2.Member, joined: int, partitions: int) -> pb.Member:

@@ -106,11 +106,10 @@ class Authorizer:
 
     def log_denial(self, call: Call, error: RpcError, **wanted: str) -> None:
         """One line for whoever has to find out why; `wanted` is what was asked for."""
-        identity = self.identity(call.peer) if self.tls else None
         self._denials.log(
             method=call.path,
             peer=call.peer.address,
-            identity=identity.uri if identity else "none",
+            identity=self.name(call),
             **wanted,
             status=error.status.name,
             reason=error.message,
@@ -147,17 +146,26 @@ class Authorizer:
 
     def target(self, call: Call, metadata: JobMetadata) -> Target:
         """The checked target of a request's metadata. Raises RpcError."""
-        namespace, app_id = metadata.namespace, metadata.app_id
-        self.check(call, namespace, app_id)
-        match metadata.target.WhichOneof("type"):
-            case "job":
-                return app_target(namespace, app_id)
-            case "actor":
-                actor = metadata.target.actor
-                return actor_target(namespace, actor.type, actor.id)
-            case _:
-                shown = "" if metadata.HasField("target") else "<nil>"
-                raise RpcError(Status.UNKNOWN, f"unknown job type: {shown}")
+        self.check(call, metadata.namespace, metadata.app_id)
+        return target_of(metadata)
+
+    def name(self, call: Call) -> str:
+        """Who calls, for the log."""
+        identity = self.identity(call.peer) if self.tls else None
+        return identity.uri if identity else "none"
+
+
+def target_of(metadata: JobMetadata) -> Target:
+    """Whom a request's job is for. Raises RpcError."""
+    match metadata.target.WhichOneof("type"):
+        case "job":
+            return app_target(metadata.namespace, metadata.app_id)
+        case "actor":
+            actor = metadata.target.actor
+            return actor_target(metadata.namespace, actor.type, actor.id)
+        case _:
+            shown = "" if metadata.HasField("target") else "<nil>"
+            raise RpcError(Status.UNKNOWN, f"unknown job type: {shown}")
 
 
 def matches(pattern: str, uri: str) -> bool:

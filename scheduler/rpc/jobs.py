@@ -226,7 +226,9 @@ class Jobs:
         except SchedulerError as error:
             raise rpc_error(error) from error
         answer = pb.ListJobsResponse()
-        for _, record in found:
+        for key, record in found:
+            if names.is_run_now(key):
+                continue
             try:
                 trigger, job = job_of(record)
             except CorruptRecord:
