@@ -9,18 +9,21 @@ import random
 import tempfile
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from urllib.request import urlopen
 
 from scheduler.etcd.api import Operation, Outcome
 from scheduler.etcd.client import Client as Etcd
+from tests.perf.clients import Run, Target, Work, client_for
 from tests.perf.records import idle_records
+from tests.perf.site import cpu_s, resident_bytes, samples
 from tests.support.client import Client, Watcher, job_metadata
 from tests.support.processes import EtcdServer, Replica, wait_until
 
 _OPS = 128
 _FILLERS = 8
+_LARGE = ("--quota-backend-bytes=8589934592", "--snapshot-count=1000000")
 
 
 async def fill(endpoint: str, count: int, payload_bytes: int) -> None:
@@ -39,76 +42,86 @@ async def fill(endpoint: str, count: int, payload_bytes: int) -> None:
     await etcd.close()
 
 
-def metrics(replica: Replica) -> dict[str, float]:
-    """Samples without labels, and those with, by their whole name."""
-    with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] not in {"#", ""})}
+MEMORY = "memory per idle job, payload apart (bytes)"
+FIRST = "start of the process to the first trigger on time (s)"
+LOADED = "start of the process to all jobs loaded (s)"
+LOAD_CPU = "CPU per loaded job (us)"
+RATIO = "CPU per trigger, against 1,000 idle jobs (ratio)"
+_FEW = 1_000
 
 
-def resident_bytes(pid: int) -> int:
-    """What the process holds in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-
-
-def cpu_s(pid: int) -> float:
-    """What the process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def start(name: str, directory: Path, etcd: EtcdServer, jobs: int) -> tuple[Replica, float]:
-    """A replica that has loaded everything, and how long that took from its first partition on."""
-    replica = Replica(name, directory, etcd.endpoint).start().wait_healthy(120)
-    started = time.monotonic()
-    wait_until(lambda: metrics(replica).get("scheduler_jobs", 0) >= jobs, timeout_s=600, what=f"{jobs} jobs loaded")
-    return replica, time.monotonic() - started
-
-
-def measure(count: int, payload_bytes: int, directory: Path) -> dict[str, float]:
-    """All figures of one run."""
-    etcd = EtcdServer(directory / "etcd", "--quota-backend-bytes=8589934592", "--snapshot-count=1000000").start()
-    empty, _ = start("empty", directory, etcd, 0)
-    with_api = Client(empty.address)
-    with_api.schedule("probe", metadata=job_metadata(app_id="probe"), schedule="@every 1s")
-    time.sleep(2)
-    base_bytes = resident_bytes(empty.pid)
-    with_api.close()
-    empty.terminate()
-    filled = time.monotonic()
-    asyncio.run(fill(etcd.endpoint, count, payload_bytes))
-    fill_s = time.monotonic() - filled
-
+def started(replica: Replica, jobs: int, figures: dict[str, float]) -> Replica:
+    """Start a replica on its jobs and the probe's: when is the first trigger on time, when is all loaded?"""
     begun, begun_ns = time.monotonic(), time.time_ns()
-    replica = Replica("measured", directory, etcd.endpoint).start()
+    replica.start()
     watcher = Watcher([replica.address], app_id="probe")
     wait_until(
         lambda: any(hit.late_s < 0.1 for hit in list(watcher.hits)), timeout_s=600, what="a trigger arrives on time"
     )
-    first_s = next(hit for hit in watcher.hits if hit.late_s < 0.1).at_ns / 1e9 - begun_ns / 1e9
-    wait_until(lambda: metrics(replica).get("scheduler_jobs", 0) > count, timeout_s=600, what=f"{count} jobs loaded")
-    loaded_s, loaded_cpu_s = time.monotonic() - begun, cpu_s(replica.pid)
+    figures[FIRST] = next(hit for hit in watcher.hits if hit.late_s < 0.1).at_ns / 1e9 - begun_ns / 1e9
+    wait_until(
+        lambda: samples(replica.metrics_port).get("scheduler_jobs", 0) > jobs, timeout_s=600, what=f"{jobs} jobs loaded"
+    )
+    figures[LOADED] = time.monotonic() - begun
+    figures[LOAD_CPU] = cpu_s(replica.pid) / jobs * 1e6
     hits = len(watcher.hits)
-    wait_until(lambda: len(watcher.hits) >= hits + 10, timeout_s=60, what="ten more triggers arrive")
-    late = sorted(hit.late_s for hit in watcher.hits[hits:])
-    figures = {
-        "jobs": count,
-        "payload_bytes": payload_bytes,
-        "fill_per_s": count / fill_s,
-        "loaded_s_from_process_start": loaded_s,
-        "loaded_cpu_us_per_job": loaded_cpu_s / count * 1e6,
-        "first_trigger_on_time_s_from_process_start": first_s,
-        "bytes_per_job_without_payload": (resident_bytes(replica.pid) - base_bytes) / count - payload_bytes,
-        "later_triggers_late_ms_max": late[-1] * 1e3,
-    }
-    found = metrics(replica)
-    for name, value in found.items():
-        if name.startswith(("scheduler_garbage", "scheduler_loop")):
-            figures[name] = value
+    wait_until(lambda: len(watcher.hits) >= hits + 3, timeout_s=60, what="more triggers arrive")
+    figures["later triggers late by at most (ms)"] = max(hit.late_s for hit in watcher.hits[hits:]) * 1e3
     watcher.close()
+    return replica
+
+
+def with_probe(directory: Path, etcd: EtcdServer) -> int:
+    """Create the probe's job; the memory of a replica that has nothing else."""
+    replica = Replica("empty", directory, etcd.endpoint).start().wait_healthy(120)
+    with_api = Client(replica.address)
+    with_api.schedule("probe", metadata=job_metadata(app_id="probe"), schedule="@every 1s")
+    with_api.close()
+    # The first triggers find no stream; by then everything that a replica does once is done.
+    wait_until(
+        lambda: samples(replica.metrics_port)["scheduler_triggers_waiting"] > 0, timeout_s=30, what="the probe is due"
+    )
+    held = resident_bytes(replica.pid)
     replica.terminate()
-    etcd.close()
-    return figures
+    return held
+
+
+def restarts(rounds: int, count: int, payload_bytes: int, *, beside: Work | None = None) -> Iterator[Run]:
+    """Fill an etcd once, then start a replica on it, so many times; `beside`: what a client does to it then, and to one of a thousand jobs."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        large, small = EtcdServer(directory / "large", *_LARGE).start(), EtcdServer(directory / "small").start()
+        few = Replica("few", directory, small.endpoint)
+        try:
+            base_bytes = with_probe(directory, large)
+            asyncio.run(fill(large.endpoint, count, payload_bytes))
+            if beside:
+                with_probe(directory, small)
+                asyncio.run(fill(small.endpoint, _FEW, payload_bytes))
+                started(few, _FEW, {})
+            for _ in range(rounds):
+                figures: dict[str, float] = {}
+                replica = started(Replica("many", directory, large.endpoint), count, figures)
+                figures[MEMORY] = (resident_bytes(replica.pid) - base_bytes) / count - payload_bytes
+                found = samples(replica.metrics_port)
+                figures |= {key: found[key] for key in found if key.startswith(("scheduler_garbage", "scheduler_loop"))}
+                run = Run(figures, {}, f"restart with {count:,} jobs")
+                yield _compared(run, beside, (small, few), (large, replica)) if beside else run
+                replica.terminate()
+        finally:
+            for child in (few, small, large):
+                child.close()
+
+
+def _compared(run: Run, work: Work, small: tuple[EtcdServer, Replica], large: tuple[EtcdServer, Replica]) -> Run:
+    client = client_for(work.mode)
+    few, many = (
+        client.run(work, Target((replica.address,), (etcd.pid, replica.pid))) for etcd, replica in (small, large)
+    )
+    cost = "server CPU per trigger (us)"
+    figures = {RATIO: many.figures[cost] / few.figures[cost], cost: many.figures[cost]}
+    faults = {name: many.faults[name] + few.faults[name] for name in many.faults}
+    return Run(run.figures | figures, faults, f"{run.command}; {many.command}")
 
 
 def main() -> None:
@@ -117,9 +130,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1_000_000, help="idle jobs")
     parser.add_argument("--payload-bytes", type=int, default=100)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        figures = measure(arguments.n, arguments.payload_bytes, Path(directory))
-    print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=2))
+    for run in restarts(1, arguments.n, arguments.payload_bytes):
+        print(json.dumps({name: round(value, 3) for name, value in run.figures.items()}, indent=2))
 
 
 if __name__ == "__main__":

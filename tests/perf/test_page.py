@@ -1,10 +1,25 @@
-"""docs/performance.md says what docs/performance.json holds, and says so where a run was not correct."""
+"""docs/performance.md says what docs/performance.json holds, and says so where a bar is missed or a run was not correct."""
 
-from tests.perf.page import BEGIN, END, PAGE, ROWS, kept, render
+import subprocess
+import sys
+
+import pytest
+
+from tests.perf import clients
+from tests.perf.clients import OurBench, Run, TooSlow, Work, told_by_go
+from tests.perf.page import BEGIN, END, PAGE, at_one, kept, render
+from tests.perf.rows import CPU, CREATES, LATE_50, LATE_99, ROWS, TRANSACTIONS, one_run
+from tests.perf.site import running
+from tests.support.processes import ROOT
 
 
-def result(late_ms: float, missing: int) -> dict:
-    return {"figures": {"lateness p99 (ms)": late_ms}, "faults": {"missing": missing}}
+def entry(*rounds: tuple[dict, dict], factors=(2.0, 2.0)) -> dict:
+    told = {"at": "2026-01-01 10:00", "machine": "m", "python": "3.11.7", "etcd": "3.4", "client": "c", "command": "x"}
+    return {**told, "factors": list(factors), "rounds": [{"figures": one, "faults": faults} for one, faults in rounds]}
+
+
+def page_of(document: dict) -> str:
+    return render(f"a{BEGIN}old{END}z", document)
 
 
 def test_the_page_is_made_from_its_json() -> None:
@@ -12,9 +27,85 @@ def test_the_page_is_made_from_its_json() -> None:
     assert page == render(page, kept()), "scripts/measure --render-only makes it anew"
 
 
-def test_a_row_shows_the_median_the_spread_and_every_fault() -> None:
-    row = {**ROWS[2]._asdict(), "factors": [1.5, 1.4], "results": [result(7, 0), result(9.5, 2), result(8, 0)]}
-    row["on"] = {"machine": "m", "python": "3.11.7", "version": "0"}
-    page = render(f"a{BEGIN}old{END}z", {"at": "2026-01-01", "etcd": "etcd 3.4", "rounds": 3, "rows": [row]})
-    assert page.startswith(f"a{BEGIN}Measured on 2026-01-01, m,") and page.endswith(f"{END}z")
-    assert "lateness p99 8.0 (7.0 to 9.5) ms" in page and "| 1.50 / 1.40 | missing 2 |" in page
+def test_a_faster_machine_does_more_in_less_time() -> None:
+    assert at_one(CREATES, 9_000, [2.0, 1.0]) == 6_000
+    assert at_one(CPU, 20, [2.0, 1.0]) == 30
+    assert at_one(TRANSACTIONS, 0.01, [2.0, 1.0]) == 0.01
+    assert at_one(CREATES, 9_000, [None, None]) == 9_000
+
+
+def test_a_figure_shows_median_spread_bar_and_verdict() -> None:
+    page = page_of({"creates": entry(({CREATES: 9_500}, {}), ({CREATES: 10_000}, {}), ({CREATES: 8_000}, {}))})
+    assert f"{CREATES} | 9,500 (8,000 to 10,000) | 4,750 | 4,500 | yes | 2,900 |" in page
+    assert page.startswith("a<!--") and page.endswith(f"{END}z") and "old" not in page
+
+
+def test_a_bar_that_is_missed_is_said() -> None:
+    late = {LATE_50: 2.0, LATE_99: 40.0}
+    page = page_of({"spread-1000": entry((late, {"missing": 0}))})
+    assert f"{LATE_50} | 2 | 4 | 3 | as measured yes, at 1.0 no |" in page
+    assert f"{LATE_99} | 40 | 80 | 15 | **no** |" in page
+
+
+def test_what_was_not_correct_is_said() -> None:
+    late = {LATE_50: 2.0}
+    assert "| missing 3 |" in page_of({"spread-1000": entry((late, {"missing": 1}), (late, {"missing": 2}))})
+    assert "| 0.3 | yes |" in page_of({"spread-1000": entry((late, {"missing": 0}))})
+
+
+EVERY = (
+    "create: 100 jobs, 5000/s, latency ms p50 1.0 p99 2.0; first due in 1.0 s\n"
+    "every: {got} triggers of 1000 expected (100/s), jobs 100 of 100; lateness ms (kth trigger against t0+k s) min {least} p50 2.5 p99 9.0 "
+    "max {most}; gap s p50 1.000 p99 1.010 max 1.020; server cpu 0.21 cores, 46 us/trigger, rss 100 MiB\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("got", "least", "most", "faults"),
+    [
+        (1000, 0.2, 12.0, {}),
+        (999, 0.2, 12.0, {}),  # due in the last 12 ms
+        (990, 0.2, 12.0, {"missing": 8}),
+        (1000, -998.0, 12.0, {"early or repeated": 1}),
+        (1001, 0.2, 12.0, {"early or repeated": 1}),
+    ],
+)
+def test_the_go_clients_lines_become_figures_and_faults(got, least, most, faults) -> None:
+    work = Work("every", 100, 10, spread_s=1)
+    figures, found = told_by_go(work, EVERY.format(got=got, least=least, most=most))
+    assert figures[LATE_50] == 2.5 and figures[CPU] == 46
+    assert {name: count for name, count in found.items() if count} == faults
+
+
+def test_a_storm_is_counted_trigger_by_trigger() -> None:
+    line = "storm: 103 of 102 triggers, 101 distinct, first -0.500 s after due, 0.30 s first to last, 60000 triggers/s; server cpu 60 us/trigger, rss 1 MiB"
+    assert told_by_go(Work("storm", 102), line)[1] == {"early": 1, "missing": 1, "repeated": 2}
+
+
+def test_a_run_that_was_too_slow_to_create_is_given_more_time() -> None:
+    given = []
+
+    def attempt(work: Work) -> Run:
+        given.append(work.creates_per_s)
+        if len(given) < 3:
+            raise TooSlow
+        return Run({}, {}, "")
+
+    assert clients._in_time(Work("storm", 100, creates_per_s=1_000), attempt) == Run({}, {}, "")
+    assert given == [1_000, 500, 250]
+
+
+@pytest.mark.e2e
+@pytest.mark.etcd
+def test_a_row_is_measured_on_real_processes(monkeypatch) -> None:
+    monkeypatch.setattr("tests.perf.rows.client_for", lambda mode: OurBench())
+    row = next(row for row in ROWS if row.key == "transactions")
+    with running(1) as site:
+        run = one_run(row._replace(work=Work("every", 300, 5, spread_s=1)), site)
+    assert 0 < run.figures[TRANSACTIONS] < 1 and run.figures[CPU] > 0 and not any(run.faults.values()), run
+
+
+def test_rows_are_chosen_by_pattern() -> None:
+    command = [sys.executable, "-m", "tests.perf.measure", "--rows", "nothing-like-this"]
+    ran = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 2 and "spread-20000" in ran.stderr
