@@ -1,4 +1,4 @@
-"""The command line: `scheduler serve | sidecar | dev | job | schedule | cluster | bench | certificate | version`. Imports are late, so that help is quick."""
+"""The command line: every command hangs below `main`. Imports are late, so that help is quick."""
 
 import asyncio
 import sys
@@ -12,6 +12,7 @@ from scheduler import __version__
 from scheduler.cli import reference
 from scheduler.cli.bench import bench
 from scheduler.cli.cluster import cluster
+from scheduler.cli.doctor import doctor
 from scheduler.cli.job import job
 from scheduler.cli.output import EXIT_CODES
 from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
@@ -275,6 +276,7 @@ def version() -> None:
 
 main.add_command(bench)
 main.add_command(cluster)
+main.add_command(doctor)
 main.add_command(job)
 main.add_command(schedule)
 main.add_command(sidecar)

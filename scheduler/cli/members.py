@@ -7,6 +7,7 @@ from typing import NamedTuple, Self, TypeVar
 from google.protobuf.message import Message
 
 from scheduler._pb.scheduler_admin.v1 import admin_pb2 as pb
+from scheduler.aio.clock import SystemClock
 from scheduler.cli.endpoint import Endpoint
 from scheduler.http2.client import Channel
 from scheduler.http2.grpc import RpcError, Status
@@ -19,11 +20,16 @@ MEMBER_TIMEOUT_S = 4.0
 
 
 class Seen(NamedTuple):
-    """One member, as others list it and as it says itself; `problem`: why it does not."""
+    """One member, as others list it and as it says itself; `problem`: why it does not.
+
+    Its wall clock is `ahead_s` before ours, give or take `within_s`.
+    """
 
     member: pb.Member
     status: pb.GetStatusResponse | None
-    problem: str
+    problem: str = ""
+    ahead_s: float = 0.0
+    within_s: float = 0.0
 
 
 class ClusterClient:
@@ -32,6 +38,7 @@ class ClusterClient:
     def __init__(self, endpoint: Endpoint) -> None:
         """Connects with the first call."""
         self.endpoint = endpoint
+        self._clock = SystemClock()
         self._channels: dict[str, Channel] = {}
         # Members that were listed last: any of them can list the rest, should the first be gone.
         self._known: list[str] = [endpoint.address]
@@ -63,7 +70,8 @@ class ClusterClient:
                     break
                 continue
             self._known = list(dict.fromkeys([self.endpoint.address, *(one.address for one in listed.members)]))
-            return list(listed.members)
+            # One that has not seen etcd yet lists nobody, and is there all the same.
+            return list(listed.members) or [pb.Member(replica=listed.replica, address=address, state="joining")]
         assert first is not None
         raise first
 
@@ -72,10 +80,15 @@ class ClusterClient:
 
         async def ask(member: pb.Member) -> Seen:
             request = pb.GetStatusRequest(with_etcd=with_etcd)
+            began_ns = self._clock.wall_ns()
             status, problem = await _or_problem(
                 self.call(member.address, "GetStatus", request, pb.GetStatusResponse, timeout_s=MEMBER_TIMEOUT_S)
             )
-            return Seen(member, status, problem)
+            if status is None:
+                return Seen(member, None, problem)
+            ended_ns = self._clock.wall_ns()
+            ahead_s = (status.process.wall_unix_ns - (began_ns + ended_ns) / 2) * 1e-9
+            return Seen(member, status, ahead_s=ahead_s, within_s=(ended_ns - began_ns) * 0.5e-9)
 
         return await _all(ask, await self.members())
 

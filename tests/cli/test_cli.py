@@ -38,6 +38,7 @@ def run(*arguments: str) -> tuple[int, str]:
         ["cluster", "members"],
         ["cluster", "partitions"],
         ["cluster", "drain"],
+        ["doctor"],
         ["bench"],
         ["certificate"],
         ["version"],
