@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 
 from scheduler.core.lifecycle import Job
+from scheduler.protobuf import varint
 
 _NS = 1_000_000_000
 _UINT32_MAX = 0xFFFFFFFF
@@ -15,22 +16,6 @@ _UINT32_MAX = 0xFFFFFFFF
 _OCCURRENCE_TAG = b"\x8a\xf1\x04"
 # generation, scheduled_seconds, scheduled_nanos, attempt, epoch, index: fixed-size fields, each with its tag before it.
 _FIXED_FIELDS = "BQBqBIBIBQBI"
-
-
-def varint(number: int) -> bytes:
-    """A protobuf varint."""
-    if number < 0x80:
-        return bytes((number,))
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    if number < 0x200000:
-        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def trigger_encoder(replica: str) -> Callable[[Job, int], bytes]:

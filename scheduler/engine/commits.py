@@ -60,7 +60,8 @@ class Commits:
         self._wakeup = asyncio.Event()
         self._enough = asyncio.Event()
         self._idle = asyncio.Event()
-        self._finished: dict[Job, None] = {}
+        # Partitions with records of finished jobs to delete, in turn.
+        self._finished: dict[OwnedPartition, None] = {}
         self._finished_wakeup = asyncio.Event()
         # Attempts that have ended, however they did; since when and why they fail.
         self.attempts = 0
@@ -97,8 +98,7 @@ class Commits:
         self.uncommitted -= len(owned.settled)
         owned.settled = []
         self._dirty.pop(owned, None)
-        for job in list(owned.finished.values()):
-            self._finished.pop(job, None)
+        self._finished.pop(owned, None)
         owned.finished.clear()
 
     async def flush(self, owned: OwnedPartition) -> None:
@@ -221,7 +221,7 @@ class Commits:
         owned.finished[job.generation] = job
         if not self._finished:
             self._finished_wakeup.set()
-        self._finished[job] = None
+        self._finished[owned] = None
 
     async def run_deletions(self) -> None:
         """Delete records of finished jobs until cancelled; firing never waits for this."""
@@ -230,7 +230,7 @@ class Commits:
                 self._finished_wakeup.clear()
                 await self._finished_wakeup.wait()
                 await asyncio.sleep(_DELETE_LINGER_S)
-            batch = list(islice(self._finished, self._log.max_txn_ops))
+            batch = self._next_finished()
             live = [Finished(job.key, job.revision) for job in batch if job.state is not _GONE]
             try:
                 if live and await self._log.delete_finished(live) is Outcome.UNKNOWN:
@@ -239,15 +239,27 @@ class Commits:
                 _log.warning("deletion_failed", error=str(error))
                 await asyncio.sleep(_RETRY_S[1])
                 continue
-            for job in batch:
-                self._drop(job)
+            self._drop(batch)
 
-    def _drop(self, job: Job) -> None:
-        """The record is gone, or belongs to a later generation by now.
+    def _next_finished(self) -> list[Job]:
+        """Jobs of as few partitions as fill a transaction: what it deletes of a partition comes back as one message of its watch."""
+        batch: list[Job] = []
+        for owned in list(self._finished):
+            left = self._log.max_txn_ops - len(batch)
+            if not left:
+                break
+            batch += islice(owned.finished.values(), left)
+            # To the end of the line, or out of it.
+            del self._finished[owned]
+            if owned.finished:
+                self._finished[owned] = None
+        return batch
 
-        The job itself leaves as it came, by the watch: were it forgotten here, a read that began before would bring it back to life.
+    def _drop(self, batch: list[Job]) -> None:
+        """The records are gone, or belong to later generations by now.
+
+        The jobs themselves leave as they came, by the watch: were one forgotten here, a read that began before would bring it back to life.
         """
-        self._finished.pop(job, None)
-        owned: OwnedPartition = job.partition
-        owned.finished.pop(job.generation, None)
-        self._statistics.finished += 1
+        for job in batch:
+            job.partition.finished.pop(job.generation, None)
+        self._statistics.finished += len(batch)

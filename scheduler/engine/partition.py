@@ -47,7 +47,7 @@ class OwnedPartition:
         self.in_flight = 0
         # Acknowledged and not committed; a job stands here at most once, since it is not fired again before the commit.
         self.settled: list[Job] = []
-        # Done and committed; their records are still in etcd. By generation, for the checkpoint.
+        # Done and committed; their records are still in etcd. By generation, in the order in which they are deleted.
         self.finished: dict[int, Job] = {}
         # A journal batch of this partition is on its way.
         self.committing = False

@@ -22,7 +22,7 @@ class KeyValue(NamedTuple):
     lease: int
 
 
-class CompareTarget(enum.Enum):
+class CompareTarget(enum.IntEnum):
     """What of a key a transaction compares; a missing key has the numbers 0."""
 
     VERSION = 0
@@ -113,7 +113,7 @@ class TxnResult(NamedTuple):
 
     outcome: Outcome
     revision: int
-    responses: list["OperationResult"]
+    responses: Sequence["OperationResult"]
 
 
 OperationResult = PutResult | DeleteResult | RangeResult | TxnResult

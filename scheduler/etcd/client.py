@@ -11,8 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from google.protobuf.message import Message
-
 from scheduler._pb.etcd_api.v1 import etcd_pb2 as pb
 from scheduler.etcd.api import (
     DEFAULT_TIMEOUT_S,
@@ -198,12 +196,11 @@ class Client:
         if self._current == failed:
             self._current = (failed + 1) % len(self._channels)
 
-    async def _read(self, operation: str, path: str, request: Message, timeout_s: float) -> bytes:
+    async def _read(self, operation: str, path: str, data: bytes, timeout_s: float) -> bytes:
         """A request without effect: tried on other endpoints until it works or time is up."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline = started + timeout_s
-        data = request.SerializeToString()
         while True:
             left = deadline - loop.time()
             at = self._current
@@ -227,10 +224,9 @@ class Client:
             self._answered(operation, started)
             return answer
 
-    async def _write(self, operation: str, path: str, request: Message, timeout_s: float) -> bytes | None:
+    async def _write(self, operation: str, path: str, data: bytes, timeout_s: float) -> bytes | None:
         """A request with effect: sent once. None: its fate is unknown. Raises EtcdError where it surely did nothing."""
         started = asyncio.get_running_loop().time()
-        data = request.SerializeToString()
         for attempt in range(len(self._channels) + 1):
             at = self._current
             try:
@@ -334,7 +330,9 @@ class Client:
     async def lease_grant(self, ttl_s: int, *, lease_id: int = 0, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
         """A new lease; one whose answer is lost expires by itself."""
         request = pb.LeaseGrantRequest(TTL=ttl_s, ID=lease_id)
-        answer = await self._write("lease_grant", "/etcdserverpb.Lease/LeaseGrant", request, timeout_s)
+        answer = await self._write(
+            "lease_grant", "/etcdserverpb.Lease/LeaseGrant", request.SerializeToString(), timeout_s
+        )
         if answer is None:
             raise EtcdUnavailable("the answer to a lease grant was lost")
         return pb.LeaseGrantResponse.FromString(answer).ID
@@ -364,7 +362,9 @@ class Client:
         """End a lease."""
         request = pb.LeaseRevokeRequest(ID=lease_id)
         try:
-            answer = await self._write("lease_revoke", "/etcdserverpb.Lease/LeaseRevoke", request, timeout_s)
+            answer = await self._write(
+                "lease_revoke", "/etcdserverpb.Lease/LeaseRevoke", request.SerializeToString(), timeout_s
+            )
         except LeaseNotFound:
             return
         if answer is None:
@@ -373,7 +373,9 @@ class Client:
     async def lease_keys(self, lease_id: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[float, list[bytes]]:
         """Remaining TTL and attached keys."""
         request = pb.LeaseTimeToLiveRequest(ID=lease_id, keys=True)
-        answer = await self._read("lease_keys", "/etcdserverpb.Lease/LeaseTimeToLive", request, timeout_s)
+        answer = await self._read(
+            "lease_keys", "/etcdserverpb.Lease/LeaseTimeToLive", request.SerializeToString(), timeout_s
+        )
         response = pb.LeaseTimeToLiveResponse.FromString(answer)
         return float(response.TTL), list(response.keys)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from scheduler._pb.etcd_api.v1 import etcd_pb2 as pb
-from scheduler.etcd.api import Event, EventsCallback, LostCallback
+from scheduler.etcd.api import Event, EventsCallback, KeyValue, LostCallback
 from scheduler.etcd.errors import EtcdError
 from scheduler.etcd.wire import key_value
 from scheduler.http2.client import Channel
@@ -24,6 +24,13 @@ _RECONNECT_S = (0.05, 1.0)
 _ASK_S = 5.0
 _ASK = pb.WatchRequest(progress_request=pb.WatchProgressRequest()).SerializeToString()
 _WATCH_PATH = "/etcdserverpb.Watch/Watch"
+
+
+def _event(event: pb.Event) -> Event:
+    kv = event.kv
+    if event.type == _DELETE:
+        return Event(is_delete=True, kv=KeyValue(kv.key, b"", 0, kv.mod_revision, 0, 0))
+    return Event(is_delete=False, kv=key_value(kv))
 
 
 class _ChannelChoice(Protocol):
@@ -199,7 +206,7 @@ class WatchStream:
             return
         if not response.events:
             return
-        events = [Event(event.type == _DELETE, key_value(event.kv)) for event in response.events]
+        events = [_event(event) for event in response.events]
         if response.fragment:
             watch.fragments.extend(events)
             return

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.delivery.wire import varint
 from scheduler.etcd.api import Compare, CompareTarget, Delete, Event, Operation, Put, Range, RangeResult, Txn, TxnResult
 from scheduler.etcd.client import Client
 from scheduler.etcd.errors import EtcdError
+from scheduler.protobuf import varint
 from tests.sim.model import Model
 from tests.support.processes import EtcdServer
 
