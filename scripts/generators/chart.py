@@ -44,6 +44,7 @@ def _at(path: str, schema: dict[str, Any]) -> dict[str, Any]:
 # What one value demands of another.
 RULES = [
     _when("tls.mode", "existingSecret", _at("tls.existingSecret", _SECRET)),
+    _when("etcd.bundled.tls.mode", "existingSecret", _at("etcd.bundled.tls.existingSecret", _SECRET)),
     _when("namespaceController.enabled", _ON, _at("tls.mode", {"not": {"const": "disabled"}})),
     {
         "if": _at("autoscaling.mode", {"const": "keda"}),

@@ -162,7 +162,10 @@ def test_every_value_is_described() -> None:
     def walk(node: Manifest, path: str) -> None:
         for name, child in node.get("properties", {}).items():
             here = f"{path}.{name}".strip(".")
-            inline = any(here.startswith(parent) for parent in ("tls.keys.", "probes.", "etcd.external."))
+            inline = any(
+                here.startswith(parent)
+                for parent in ("tls.keys.", "probes.", "etcd.external.", "etcd.bundled.tls.keys.")
+            )
             if "properties" not in child and not child.get("description") and not inline:
                 bare.append(here)
             walk(child, here)

@@ -25,6 +25,12 @@
 {{- if ne (int .spec.replicas) (int $.Values.etcd.bundled.replicas) -}}
 {{- fail (printf "etcd.bundled.replicas is %v, and the installed etcd has %v members: members of a running etcd are added and removed with etcdctl, not by this chart" $.Values.etcd.bundled.replicas .spec.replicas) -}}
 {{- end -}}
+{{- $scheme := include "scheduler.etcdScheme" $ -}}
+{{- range $argument := (first .spec.template.spec.containers).args -}}
+{{- if and (hasPrefix "--initial-advertise-peer-urls=" $argument) (not (contains (printf "=%s://" $scheme) $argument)) -}}
+{{- fail (printf "etcd.bundled.tls.mode is %s, and the members of the installed etcd know each other by other URLs: how a running etcd changes is in UPGRADING.md" $.Values.etcd.bundled.tls.mode) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -101,7 +101,7 @@ imagePullSecrets:
 {{- if include "scheduler.etcdBundled" . -}}
 {{- $endpoints := list -}}
 {{- range $index := until (int .Values.etcd.bundled.replicas) -}}
-{{- $endpoints = append $endpoints (printf "http://%s-etcd-%d.%s:2379" (include "scheduler.fullname" $) $index (include "scheduler.etcdDomain" $)) -}}
+{{- $endpoints = append $endpoints (printf "%s://%s-etcd-%d.%s:2379" (include "scheduler.etcdScheme" $) (include "scheduler.fullname" $) $index (include "scheduler.etcdDomain" $)) -}}
 {{- end -}}
 {{- join "," $endpoints -}}
 {{- else -}}
@@ -149,4 +149,70 @@ imagePullSecrets:
 {{- else -}}
 - namespaceSelector: {}
 {{- end }}
+{{- end -}}
+
+{{- /* A self-signed authority of cert-manager, and its issuer, both called NAME-ca: (dict "root" $ "component" "..." "name" "...") */ -}}
+{{- define "scheduler.authority" -}}
+{{- $metadata := omit . "name" -}}
+apiVersion: cert-manager.io/v1
+kind: Issuer
+metadata:
+  {{- include "scheduler.metadata" (merge (dict "name" (printf "%s-self-signed" .name)) $metadata) | nindent 2 }}
+spec:
+  selfSigned: {}
+---
+apiVersion: cert-manager.io/v1
+kind: Certificate
+metadata:
+  {{- include "scheduler.metadata" (merge (dict "name" (printf "%s-ca" .name)) $metadata) | nindent 2 }}
+spec:
+  isCA: true
+  commonName: {{ .name }}-ca
+  secretName: {{ .name }}-ca
+  duration: 87600h
+  privateKey: {algorithm: ECDSA, size: 256}
+  issuerRef: {name: {{ .name }}-self-signed, kind: Issuer, group: cert-manager.io}
+---
+apiVersion: cert-manager.io/v1
+kind: Issuer
+metadata:
+  {{- include "scheduler.metadata" (merge (dict "name" (printf "%s-ca" .name)) $metadata) | nindent 2 }}
+spec:
+  ca:
+    secretName: {{ .name }}-ca
+{{- end -}}
+
+{{- /* What is made once and found again by upgrades cannot be made by what renders without a cluster (Argo CD): it would be another each time. */ -}}
+{{- define "scheduler.selfSignedGuard" -}}
+{{- if and .Release.IsUpgrade (not (lookup "v1" "Namespace" "" (include "scheduler.namespace" .))) -}}
+{{- fail "tls.mode selfSigned needs `helm install` and `helm upgrade` with access to the cluster: take certManager or existingSecret" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Whether the bundled etcd speaks TLS, to the replicas and among its members. */ -}}
+{{- define "scheduler.etcdTls" -}}
+{{- if and (include "scheduler.etcdBundled" .) (ne .Values.etcd.bundled.tls.mode "disabled") }}true{{ end -}}
+{{- end -}}
+
+{{- define "scheduler.etcdScheme" -}}
+{{ ternary "https" "http" (eq (include "scheduler.etcdTls" .) "true") }}
+{{- end -}}
+
+{{- /* Secret with the certificate that the bundled etcd's members and their clients show. */ -}}
+{{- define "scheduler.etcdTlsSecret" -}}
+{{- if eq .Values.etcd.bundled.tls.mode "existingSecret" -}}
+{{ .Values.etcd.bundled.tls.existingSecret }}
+{{- else -}}
+{{ include "scheduler.fullname" . }}-etcd-tls
+{{- end -}}
+{{- end -}}
+
+{{- /* Members are looked up by name and told by address, so every name that one may have is listed. */ -}}
+{{- define "scheduler.etcdDnsNames" -}}
+{{- $name := printf "%s-etcd" (include "scheduler.fullname" .) -}}
+{{- $names := list "localhost" -}}
+{{- range $index := until 5 -}}
+{{- $names = append $names (printf "%s-%d.%s" $name $index (include "scheduler.etcdDomain" $)) -}}
+{{- end -}}
+{{- $names | toJson -}}
 {{- end -}}

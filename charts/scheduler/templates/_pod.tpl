@@ -32,6 +32,13 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if include "scheduler.etcdTls" . }}
+{{- with .Values.etcd.bundled.tls.keys }}
+- --etcd-ca-file=/etc/scheduler/etcd-tls/{{ .ca }}
+- --etcd-cert-file=/etc/scheduler/etcd-tls/{{ .cert }}
+- --etcd-key-file=/etc/scheduler/etcd-tls/{{ .key }}
+{{- end }}
+{{- end }}
 {{- if .Values.namespaceController.enabled }}
 - --mode=kubernetes
 {{- end }}
@@ -246,6 +253,17 @@ spec:
             path: token
             audience: spiffe://{{ .Values.tls.trustDomain }}/ns/{{ include "scheduler.namespace" . }}/dapr-sentry
             expirationSeconds: 600
+{{- end }}
+{{- if include "scheduler.etcdTls" . }}
+- name: etcd-tls
+  mountPath: /etc/scheduler/etcd-tls
+  source:
+    secret:
+      secretName: {{ include "scheduler.etcdTlsSecret" . }}
+      items:
+        {{- range values .Values.etcd.bundled.tls.keys | sortAlpha }}
+        - {key: {{ . }}, path: {{ . }}}
+        {{- end }}
 {{- end }}
 {{- if not (include "scheduler.etcdBundled" .) }}
 {{- with .Values.etcd.external }}
