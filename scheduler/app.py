@@ -19,7 +19,6 @@ from scheduler.aio.garbage import Garbage
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.config import ServeSettings, is_loopback
 from scheduler.core.errors import SchedulerError
-from scheduler.etcd.binary import find_etcd
 from scheduler.etcd.client import Client, Credentials
 from scheduler.etcd.embedded import EmbeddedEtcd
 from scheduler.etcd.errors import EtcdError
@@ -119,17 +118,7 @@ async def _etcd(process: _Process) -> AsyncIterator[Client]:
     embedded: EmbeddedEtcd | None = None
     addresses = settings.etcd_client_endpoints
     if settings.etcd_embed:
-        binary = find_etcd()
-        if binary.warning:
-            _log.warning("etcd_version", problem=binary.warning)
-        embedded = process.embedded = EmbeddedEtcd(
-            binary=binary,
-            data_dir=settings.etcd_data_dir,
-            client_port=settings.etcd_client_port,
-            max_txn_ops=settings.etcd_max_txn_ops,
-            max_request_bytes=settings.etcd_max_request_bytes,
-            arguments=settings.etcd_arguments,
-        )
+        embedded = process.embedded = EmbeddedEtcd.of(settings)
         with process.not_ready_while("etcd", "the embedded etcd has not started"):
             await embedded.start(process.stop)
         addresses = (embedded.endpoint,)

@@ -37,6 +37,7 @@ class ServeSettings:
     """One scheduler replica."""
 
     id: str = "dapr-scheduler-server-0"
+    processes: int = 1
     listen_address: str = "127.0.0.1"
     port: int = 50006
     override_broadcast_host_port: str = ""
@@ -105,7 +106,33 @@ class ServeSettings:
             raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
         if not self.id or "/" in self.id:
             raise ConfigError(f"--id is {self.id!r}; it must not be empty nor contain '/'")
+        self._check_processes()
         self._check_identity()
+
+    def _check_processes(self) -> None:
+        if not 1 <= self.processes <= 64:
+            raise ConfigError(f"--processes is {self.processes}, allowed are 1 to 64")
+        last = self.port + self.processes - 1
+        if self.port and last > 65_535:
+            raise ConfigError(
+                f"--processes {self.processes} needs the ports {self.port} to {last}; the last port is 65535"
+            )
+        others = {
+            "--healthz-port": self.healthz_port,
+            "--metrics-port": self.metrics_port,
+            "--etcd-client-port": self.etcd_client_port,
+        }
+        for flag, port in others.items():
+            if self.processes > 1 and self.port <= port <= last and port:
+                raise ConfigError(
+                    f"{flag} is {port}, which --processes {self.processes} takes: the replicas listen on {self.port} to {last}"
+                )
+        host, _, port_told = self.override_broadcast_host_port.rpartition(":")
+        if self.processes > 1 and self.override_broadcast_host_port and not (host and port_told.isdigit()):
+            raise ConfigError(
+                f"--override-broadcast-host-port is {self.override_broadcast_host_port!r}; with --processes it must be host:port, "
+                "the first replica's, and the others' ports follow it"
+            )
 
     def _check_identity(self) -> None:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):

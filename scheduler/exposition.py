@@ -99,6 +99,26 @@ class StatisticsCollector(Collector):
             yield family
 
 
+def merged(label: str, parts: Iterable[tuple[str, str]]) -> str:
+    """Several processes' metrics in the text format as one: each sample gets a label that names its process, and families stay together."""
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for value, text in parts:
+        told, samples = families.setdefault("", ([], []))
+        for line in text.splitlines():
+            if line.startswith(("# HELP ", "# TYPE ")):
+                told, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
+                if sum(one.startswith(line[:7]) for one in told) == 0:
+                    told.append(line)
+            elif line and not line.startswith("#"):
+                name, brace, rest = line.partition("{")
+                if brace and " " not in name:
+                    samples.append(f'{name}{{{label}="{value}",{rest}')
+                else:
+                    name, _, rest = line.partition(" ")
+                    samples.append(f'{name}{{{label}="{value}"}} {rest}')
+    return "".join(f"{line}\n" for told, samples in families.values() for line in (*told, *samples))
+
+
 def _tuple(labels: Labels) -> tuple[str, ...]:
     if isinstance(labels, tuple):
         return labels

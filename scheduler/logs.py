@@ -76,7 +76,7 @@ class _ConsoleFormatter(logging.Formatter):
             quoted = json.dumps(text) if not text or any(c in ' "=' or not c.isprintable() for c in text) else text
             pairs.append(f"{key}={quoted}")
         room = record.name.removeprefix(_ROOT + ".")
-        line = f"{self.formatTime(record)} {record.levelname.lower():7} {room}: {record.getMessage()} {' '.join(pairs)}"
+        line = f"{self.formatTime(record)} {record.levelname.lower():7} {room}[{record.process}]: {record.getMessage()} {' '.join(pairs)}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line.rstrip()
@@ -88,6 +88,7 @@ class _JsonFormatter(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
             "level": record.levelname.lower(),
             "scope": record.name,
+            "pid": record.process,
             "msg": record.getMessage(),
         }
         fields: dict[str, Any] = getattr(record, "fields", {})

@@ -38,6 +38,12 @@ def main() -> None:
 
 @main.command()
 @click.option("--id", default="dapr-scheduler-server-0", show_default=True, help="This replica's name in the cluster.")
+@click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    help="Replicas on this host, each a process and a member: ID-0 on --port, ID-1 on the next, and so on.",
+)
 @click.option("--port", default=50006, show_default=True, help="gRPC port; 0: any free one.")
 @click.option("--listen-address", default="127.0.0.1", show_default=True, help="gRPC listen address.")
 @click.option(
@@ -199,6 +205,12 @@ def serve(log_level: str, log_as_json: bool, log_file: Path | None, **values: An
     ignored: list[str] = []
     settings = settings_of(lambda **flags: ServeSettings(**reference.take(flags, ignored)), values)
     configure_logs(log_level, as_json=log_as_json, file=log_file)
+    if settings.processes > 1:
+        from scheduler.processes import Processes
+
+        # Each replica gets the flags and the environment that we got; the last one of a flag counts.
+        run(Processes(settings, [sys.executable, "-m", "scheduler", *sys.argv[1:], "--processes=1"]).run())
+        return
     from scheduler import app
     from scheduler.aio.turns import TurnTimer
     from scheduler.logs import get_logger

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import aiohttp
 
-from scheduler.etcd.binary import EtcdBinary
+from scheduler.config import ServeSettings
+from scheduler.etcd.binary import EtcdBinary, find_etcd
 from scheduler.logs import get_logger
 
 _READY_TIMEOUT_S = 30.0
@@ -62,6 +63,21 @@ class EmbeddedEtcd:
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
+
+    @classmethod
+    def of(cls, settings: ServeSettings) -> "EmbeddedEtcd":
+        """As `scheduler serve` is told to run it. Raises EtcdBinaryMissing."""
+        binary = find_etcd()
+        if binary.warning:
+            _log.warning("etcd_version", problem=binary.warning)
+        return cls(
+            binary=binary,
+            data_dir=settings.etcd_data_dir,
+            client_port=settings.etcd_client_port,
+            max_txn_ops=settings.etcd_max_txn_ops,
+            max_request_bytes=settings.etcd_max_request_bytes,
+            arguments=settings.etcd_arguments,
+        )
 
     @property
     def endpoint(self) -> str:

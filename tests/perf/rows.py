@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tests.perf import idle
 from tests.perf.clients import Run, Work, client_for
-from tests.perf.site import Site, factor, most_resident_bytes, running
+from tests.perf.site import Site, factor, most_resident_bytes, on_one_host, running
 
 LATE_50, LATE_99 = "lateness p50 (ms)", "lateness p99 (ms)"
 CREATES, CREATE_50, CREATE_CPU = "creates (per s)", "create p50 (ms)", "server CPU per create (us)"
@@ -33,6 +33,8 @@ class Row(NamedTuple):
     measure: "Callable[[Row, int], Measured]"
     work: Work | None = None
     replicas: int = 1
+    # More than one: that many replicas on one host, under one supervisor.
+    processes: int = 1
 
 
 class Measured(NamedTuple):
@@ -47,7 +49,7 @@ class Measured(NamedTuple):
 def by_client(row: Row, rounds: int) -> Measured:
     """A client on fresh servers, so many times."""
     assert row.work is not None
-    with running(row.replicas) as site:
+    with on_one_host(row.processes) if row.processes > 1 else running(row.replicas) as site:
         before = factor()
         runs = [one_run(row, site) for _ in range(rounds)]
         return Measured(client_for(row.work.mode).name, runs[0].command, runs, [before, factor()])
@@ -76,8 +78,8 @@ def a_million(row: Row, rounds: int) -> Measured:
     return Measured(client_for(row.work.mode).name, runs[0].command, runs, [before, factor()])
 
 
-def _row(key: str, label: str, work: Work, *bars: Bar, replicas: int = 1) -> Row:
-    return Row(key, label, bars, by_client, work, replicas)
+def _row(key: str, label: str, work: Work, *bars: Bar, replicas: int = 1, processes: int = 1) -> Row:
+    return Row(key, label, bars, by_client, work, replicas, processes)
 
 
 ROWS = (
@@ -121,6 +123,12 @@ ROWS = (
     _row(
         "three-instant", "three replicas: `@every 1s`, 3,000 jobs at one instant", Work("every", 3_000, creates_per_s=1_500),
         Bar(LATE_99, 60, "92"), Bar(CPU, 80, "366"), replicas=3,
+    ),
+    _row(
+        "two-creates", "`--processes 2`: creates, 128 at once", Work("create", 10_000), Bar(CREATES), Bar(CREATE_CPU), processes=2,
+    ),
+    _row(
+        "two-storm", "`--processes 2`: 20,000 one-shots due at one instant", Work("storm", 20_000), Bar(STORM), Bar(CPU), processes=2,
     ),
     _row(
         "mixed", "for a minute: 10,000 triggers/s, 500 creates/s, 200 deletes/s, 50 lists/s of 100 jobs",

@@ -12,7 +12,8 @@ from urllib.request import urlopen
 
 from tests.conftest import Cluster
 from tests.perf.clients import TOOLS, Target
-from tests.support.processes import EtcdServer, Replica, wait_until
+from tests.support.client import EtcdReader
+from tests.support.processes import EtcdServer, Replica, free_ports, wait_until
 
 
 def samples(port: int) -> dict[str, float]:
@@ -39,6 +40,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
 def factor() -> float | None:
     """How fast this machine is just now (1.0: the one on which the reference was measured); None: there is no tool to tell."""
     tool = TOOLS / "calibrate.py"
@@ -61,7 +68,7 @@ class Site:
         """What a client needs to know."""
         return Target(
             tuple(one.address for one in self.replicas),
-            tuple(child.pid for child in (self.etcd, *self.replicas)),
+            tuple(pid for child in (self.etcd, *self.replicas) for pid in family(child.pid)),
         )
 
     def transactions(self) -> float:
@@ -100,10 +107,29 @@ class Site:
 
 
 @contextmanager
-def running(replicas: int, *etcd_arguments: str) -> Iterator[Site]:
+def on_one_host(processes: int) -> Iterator[Site]:
+    """One `scheduler serve --processes`, every partition with its owner."""
+    with tempfile.TemporaryDirectory() as name:
+        etcd = EtcdServer(Path(name) / "etcd").start()
+        host = Replica("host", Path(name), etcd.endpoint, f"--processes={processes}")
+        host.port = free_ports(processes)
+        reader = EtcdReader(etcd.port)
+        try:
+            host.start().wait_healthy(60)
+            wait_until(lambda: len(set(reader.owners().values())) == processes, timeout_s=30, what="each has its share")
+            yield Site(etcd, [host])
+        finally:
+            reader.close()
+            if host.process is not None and host.process.poll() is None:
+                host.terminate(30)
+            etcd.close()
+
+
+@contextmanager
+def running(replicas: int) -> Iterator[Site]:
     """Fresh processes, every partition with its owner."""
     with tempfile.TemporaryDirectory() as name:
-        etcd = EtcdServer(Path(name) / "etcd", *etcd_arguments).start()
+        etcd = EtcdServer(Path(name) / "etcd").start()
         cluster = Cluster(etcd, Path(name))
         try:
             cluster.start(replicas)
