@@ -34,6 +34,7 @@ from scheduler.replica import Replica
 from scheduler.store.errors import WrongCluster
 
 _START_RETRY_S = 0.5
+_TELL_AGAIN_S = 10.0
 _IDENTITY_RETRY_S = 2.0
 _STREAM_GRACE_S = 0.5
 
@@ -80,7 +81,8 @@ async def run(settings: ServeSettings, statistics: ProcessStatistics) -> int:
     code = 1
     try:
         host, port = settings.healthz_listen_address, settings.healthz_port
-        await process.endpoints.serve_health(host, port, live=process.live, ready=process.ready)
+        with _told_by("--healthz-port"):
+            await process.endpoints.serve_health(host, port, live=process.live, ready=process.ready)
         async with _etcd(process) as etcd:
             with process.not_ready_while("identity", "there is no certificate yet"):
                 identity = await _identity(process)
@@ -92,6 +94,15 @@ async def run(settings: ServeSettings, statistics: ProcessStatistics) -> int:
         await process.endpoints.close()
         garbage.uninstall()
     return code
+
+
+@contextlib.contextmanager
+def _told_by(flag: str) -> Iterator[None]:
+    """A port that cannot be had names the flag that chooses another."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{flag}: {error.strerror or error}") from error
 
 
 def _raise_file_limit() -> None:
@@ -219,7 +230,8 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
         on_error=lambda path, error: _log.error("handler_failed", path=path, error=repr(error)),
     )
     tls = identity.tls.context if identity else None
-    port = await server.listen(settings.listen_address, settings.port, tls=tls)
+    with _told_by("--port"):
+        port = await server.listen(settings.listen_address, settings.port, tls=tls)
     lease_file, clock = _lease_file(settings), SystemClock()
     replica = Replica(
         settings,
@@ -239,9 +251,9 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
     if settings.enable_metrics:
         host = settings.metrics_listen_address
         more = process.embedded.metrics if process.embedded else None
-        await process.endpoints.serve_metrics(
-            host, settings.metrics_port, replica.registry(server.statistics), more=more
-        )
+        registry = replica.registry(server.statistics)
+        with _told_by("--metrics-port"):
+            await process.endpoints.serve_metrics(host, settings.metrics_port, registry, more=more)
     _log.info("serving", id=settings.id, port=port, version=__version__, partitions=settings.partitions)
     async with asyncio.TaskGroup() as tasks:
         work = [
@@ -287,11 +299,14 @@ async def _namespaces(replica: Replica) -> None:
 
 async def _take_part(replica: Replica, stop: asyncio.Event) -> None:
     """Wait for etcd, then be a member."""
+    told_s = float("-inf")
     while not stop.is_set():
         try:
             await replica.cluster.start()
             break
         except EtcdError as error:
-            _log.warning("etcd_not_there", error=str(error))
+            if (now_s := replica.clock.boottime_s()) - told_s >= _TELL_AGAIN_S:
+                told_s = now_s
+                _log.warning("etcd_not_there", error=str(error), hint="trying on; --etcd-client-endpoints says where")
             await asyncio.sleep(_START_RETRY_S)
     await replica.cluster.run()

@@ -18,6 +18,7 @@ from scheduler.cli.output import EXIT_CODES
 from scheduler.cli.process import LEVELS, configure_logs, run, settings_of, split
 from scheduler.cli.schedule import schedule
 from scheduler.cli.sidecar import sidecar
+from scheduler.cli.top import top
 from scheduler.config import ServeSettings
 
 _PATH = click.Path(path_type=Path)
@@ -292,3 +293,4 @@ main.add_command(doctor)
 main.add_command(job)
 main.add_command(schedule)
 main.add_command(sidecar)
+main.add_command(top)

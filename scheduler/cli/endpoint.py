@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -87,7 +88,11 @@ def run_or_explain(endpoint: Endpoint, work: Coroutine[Any, Any, _T]) -> _T:
     """Errors become a line that says what to do, and an exit code."""
     try:
         return asyncio.run(work)
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except OSError as error:
+        fail(f"the --tls-... files: {error}")
+    except ValueError as error:
         fail(f"--address: {error}")
     except RpcError as error:
         fail(explain(error) + _hint(endpoint, error), _EXITS.get(error.status, Exit.FAILED))

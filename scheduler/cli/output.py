@@ -29,6 +29,7 @@ class Exit(IntEnum):
     UNREACHABLE = 3
     NOT_FOUND = 4
     DENIED = 5
+    INTERRUPTED = 130
 
 
 EXIT_CODES = """Exit codes: 0 done; 1 it failed or was refused; 2 the command line is wrong; 3 no server answers; 4 there is no such
@@ -64,12 +65,16 @@ def print_document(output: str, document: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print aligned columns; None is an empty cell. The header is bold where a person looks."""
+    for number, line in enumerate(table_lines(header, rows)):
+        echo(line, bold=number == 0)
+
+
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table, its header first."""
     cells = [[printable("" if cell is None else str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    for number, row in enumerate(cells):
-        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
-        line = "  ".join(padded).rstrip()
-        echo(line, bold=number == 0)
+    padded = ((cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return ["  ".join(row).rstrip() for row in padded]
 
 
 def echo(text: str, **style: Any) -> None:

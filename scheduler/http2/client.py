@@ -80,7 +80,7 @@ class _ClientShell(Shell):
 def parse_target(target: str) -> tuple[str, int]:
     """Host and port of "host:port" or "[v6]:port". Raises ValueError that says what is allowed."""
     host, colon, port = target.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or not host:
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or not host or "/" in host:
         raise ValueError(f"address {target!r} is not host:port (or [v6 address]:port, or unix:/path)")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

@@ -39,6 +39,7 @@ def run(*arguments: str) -> tuple[int, str]:
         ["cluster", "partitions"],
         ["cluster", "drain"],
         ["doctor"],
+        ["top"],
         ["bench"],
         ["certificate"],
         ["version"],
