@@ -7,10 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generators import chart, dashboards, metrics, rules
+from generators import chart, dashboards, metrics, rules, settings
 
 ROOT = Path(__file__).resolve().parents[1]
-GENERATED: list[Callable[[Path], dict[str, str]]] = [chart.files, metrics.files, rules.files, dashboards.files]
+GENERATED: list[Callable[[Path], dict[str, str]]] = [
+    chart.files,
+    metrics.files,
+    settings.files,
+    rules.files,
+    dashboards.files,
+]
 
 
 def main() -> int:

@@ -6,12 +6,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import click
-
+from scheduler.cli.output import fail
 from scheduler.config import ConfigError
 from scheduler.core.errors import SchedulerError
-
-LEVELS = click.Choice(["debug", "info", "warn", "error", "fatal"])
 
 
 def run(work: Coroutine[Any, Any, int], *, loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
@@ -22,19 +19,17 @@ def run(work: Coroutine[Any, Any, int], *, loop: Callable[[], asyncio.AbstractEv
         with asyncio.Runner(loop_factory=loop) as runner:
             sys.exit(runner.run(work))
     except (ConfigError, EtcdBinaryMissing, SchedulerError, OSError, RuntimeError) as error:
-        click.echo(f"scheduler: {error}", err=True)
-        sys.exit(1)
+        fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def settings_of(kind: Callable[..., Any], values: dict[str, Any]) -> Any:
+def settings_of(make: Callable[[], Any]) -> Any:
     """Settings from flags; what cannot be is told, and ends us."""
     try:
-        return kind(**values)
+        return make()
     except ConfigError as error:
-        click.echo(f"scheduler: {error}", err=True)
-        sys.exit(1)
+        fail(str(error))
 
 
 def configure_logs(level: str, *, as_json: bool, file: Path | None = None) -> None:
@@ -44,10 +39,4 @@ def configure_logs(level: str, *, as_json: bool, file: Path | None = None) -> No
     try:
         logs.configure(level=level, as_json=as_json, file=file)
     except OSError as error:
-        click.echo(f"scheduler: --log-file: {error}", err=True)
-        sys.exit(1)
-
-
-def split(value: str) -> tuple[str, ...]:
-    """The parts of a comma-separated list that are not empty."""
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+        fail(f"--log-file: {error}")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import yaml
 
+from scheduler.cli import config_file
 from scheduler.cli import main as command
 
 CHART = "charts/scheduler"
@@ -17,7 +17,6 @@ MANAGED_FLAGS = re.compile(
     "id|port|listen-address|override-broadcast-host-port|healthz-.*|enable-metrics|metrics-port|metrics-listen-address|etcd-.*|mode|kubeconfig|namespace|tls-.*|sentry-.*|"
     "trust-anchors-file|trust-domain|app-trust-domains|allow-insecure"
 )
-_TYPES = {"integer": "integer", "float": "number", "boolean": "boolean"}
 _JSON_TYPES: dict[type, str] = {
     bool: "boolean",
     int: "integer",
@@ -107,19 +106,9 @@ def default_of(values: Any, path: tuple[str, ...]) -> Any:
 
 
 def serve_flags() -> dict[str, Any]:
-    """Schemas of the flags that `config` may hold."""
-    flags: dict[str, Any] = {}
-    serve = command.commands["serve"]
-    for option in serve.params:
-        assert isinstance(option, click.Option)
-        name = option.opts[0].removeprefix("--")
-        if MANAGED_FLAGS.fullmatch(name):
-            continue
-        schema: dict[str, Any] = {"type": "boolean" if option.is_flag else _TYPES.get(option.type.name, "string")}
-        if isinstance(option.type, click.Choice):
-            schema["enum"] = list(option.type.choices)
-        flags[name] = {"description": option.help or name, **schema}
-    return dict(sorted(flags.items()))
+    """Schemas of the settings that `config` may hold."""
+    flags: dict[str, Any] = config_file.schema(command.commands["serve"])["properties"]
+    return {name: schema for name, schema in flags.items() if not MANAGED_FLAGS.fullmatch(name)}
 
 
 def schema(text: str, removed: list[dict[str, str]]) -> dict[str, Any]:
@@ -196,13 +185,15 @@ def files(root: Path) -> dict[str, str]:
     gone += [f"| `{one['value']}` | {one['since']} | {one['instead']} |" for one in removed]
     return {
         f"{CHART}/values.schema.json": json.dumps(schema(text, removed), indent=2) + "\n",
-        f"{CHART}/README.md": between(root / CHART / "README.md", "values", table(text)),
-        f"{CHART}/UPGRADING.md": between(root / CHART / "UPGRADING.md", "removed values", "\n".join(gone)),
+        f"{CHART}/README.md": between((root / CHART / "README.md").read_text(), "values", table(text)),
+        f"{CHART}/UPGRADING.md": between(
+            (root / CHART / "UPGRADING.md").read_text(), "removed values", "\n".join(gone)
+        ),
     }
 
 
-def between(path: Path, name: str, text: str) -> str:
-    """The file with this text between its marks of that name."""
+def between(whole: str, name: str, text: str) -> str:
+    """The whole with this text between its marks of that name."""
     begin, end = f"<!-- {name}: generated -->", f"<!-- end of {name} -->"
-    head, rest = path.read_text().split(begin)
+    head, rest = whole.split(begin)
     return f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}"

@@ -49,4 +49,4 @@ def files(root: Path) -> dict[str, str]:
         (reference if sample.name.startswith("dapr_") else rows).append(row)
     text = "\n".join([*rows, "", "By the reference's names, so that its dashboards work:", "", *rows[:2], *reference])
     path = "docs/metrics.md"
-    return {path: between(root / path, "metrics", text)}
+    return {path: between((root / path).read_text(), "metrics", text)}

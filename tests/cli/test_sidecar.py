@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from scheduler.cli import main
-from scheduler.cli.sidecar import addresses, duration, size
+from scheduler.cli.options import DURATION, SIZE
+from scheduler.cli.sidecar import addresses
 from tests.support.processes import ROOT, Sidecar, free_port, wait_until
 from tests.support.sidecars import http_call
 
@@ -175,7 +176,7 @@ def test_addresses() -> None:
 
 
 def test_sizes_and_durations() -> None:
-    assert [size(text) for text in ("0", "512", "4Ki", "4Mi", "1Gi", "2k", "3M")] == [
+    assert [SIZE(text) for text in ("0", "512", "4Ki", "4Mi", "1Gi", "2k", "3M")] == [
         0,
         512,
         4096,
@@ -184,7 +185,7 @@ def test_sizes_and_durations() -> None:
         2000,
         3_000_000,
     ]
-    assert [duration(text) for text in ("0s", "1.5s", "2m")] == [0, 1.5, 120]
+    assert [DURATION(text) for text in ("0s", "1.5s", "2m")] == [0, 1.5, 120]
 
 
 @pytest.mark.parametrize(
