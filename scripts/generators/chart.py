@@ -14,7 +14,7 @@ from scheduler.cli import main as command
 CHART = "charts/scheduler"
 # Flags that the chart sets itself, from values of other names.
 MANAGED_FLAGS = re.compile(
-    "id|port|listen-address|override-broadcast-host-port|healthz-.*|enable-metrics|metrics-port|metrics-listen-address|etcd-.*|mode|kubeconfig|namespace|tls-.*|sentry-.*|"
+    "id|processes|port|listen-address|override-broadcast-host-port|healthz-.*|enable-metrics|metrics-port|metrics-listen-address|etcd-.*|mode|kubeconfig|namespace|tls-.*|sentry-.*|"
     "trust-anchors-file|trust-domain|app-trust-domains|allow-insecure"
 )
 _JSON_TYPES: dict[type, str] = {

@@ -104,14 +104,17 @@ class GoLoad:
             shown += ["-for", f"{work.seconds}s", "-spread", f"{work.spread_s}s"]
             shown += ["-lead", f"{due_s - work.jobs / 1500:.1f}s"]
         command = [str(_BINARY), *shown, "-addr", ",".join(target.addresses)]
-        command += ["-pids", ",".join(map(str, target.pids)), *work.more]
+        command += ["-pids", ",".join(map(str, target.pids)), "-v", *work.more]
         environment = {**os.environ, "STORM_LEAD": f"{due_s:.0f}s"}
         ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
         if ran.returncode or "FAILED" in ran.stdout:
             raise AssertionError(ran.stdout + ran.stderr)
         if re.search(r"due in -", ran.stdout):
             raise TooSlow(ran.stdout)
-        return Run(*told_by_go(work, ran.stdout), f"load {' '.join(shown)}")
+        run = Run(*told_by_go(work, ran.stdout), f"load {' '.join(shown)}")
+        if any(run.faults.values()):
+            print(f"NOT CORRECT: {run.command}\n{ran.stdout}{ran.stderr}", file=sys.stderr, flush=True)
+        return run
 
 
 def told_by_go(work: Work, text: str) -> tuple[dict[str, float], dict[str, int]]:

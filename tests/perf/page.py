@@ -10,6 +10,7 @@ from tests.support.processes import ROOT
 
 JSON, PAGE = ROOT / "docs" / "performance.json", ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+FAILOVER_MARKS = ("<!-- fail-over: begin -->\n", "<!-- fail-over: end -->\n")
 # What a faster machine does more of, and what takes it less time. Counts, bytes and ratios are as they are.
 _RATES, _TIMES = ("(per s)",), ("(ms)", "(us)", "(s)", "(cores)")
 
@@ -93,13 +94,44 @@ def rendered(document: Document) -> Iterator[str]:
         yield f"| `{row.key}` | {entry['client']}: `{entry['command']}` | {len(entry['rounds'])} | {factors} | {on} |"
 
 
+_FAILOVER = {
+    "resumed after, s": "resumed after (s)",
+    "promised, s": "resumes by promise (s)",
+    "occurrences held up": "held up",
+    "their backlog took, s": "backlog took (s)",
+    "late by at most, s": "late by at most (s)",
+    "where the owner stayed, s": "late by at most where the owner stayed (s)",
+    "jobs that moved": "jobs that moved",
+    "occurrences": "occurrences",
+    "lost": "lost",
+    "early": "early",
+    "repeated": "repeated",
+    "of these without cause": "repeated without cause",
+}
+
+
+def failover(found: Document) -> Iterator[str]:
+    """The table of what `python -m tests.perf.failover` found."""
+    yield f"\n| fault | triggers/s | verdict | {' | '.join(_FAILOVER)} | factor before, after |"
+    yield f"| --- | --- | --- | {' | '.join('---' for _ in _FAILOVER)} | --- |"
+    for name, entry in found.items():
+        figures = " | ".join(number(entry["figures"][figure]) for figure in _FAILOVER.values())
+        factors = ", ".join(f"{one:.2f}" for one in entry["factors"] if one is not None) or "unknown"
+        verdict = "; ".join(entry["problems"]) or "pass"
+        yield f"| {name} | {number(entry['jobs'])} | {verdict} | {figures} | {factors} |"
+
+
+def _filled(page: str, marks: tuple[str, str], lines: Iterator[str], command: str) -> str:
+    """The page with what stands between two marks made anew; without lines it says what makes them."""
+    text = "\n".join(lines) or f"Not measured yet: run `{command}` on a machine that has nothing else to do."
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    return f"{before}{begin}{text.strip()}\n{end}{after}"
+
+
 def render(page: str, document: Document) -> str:
-    """The page with its measured part made anew; without figures it says what makes them."""
-    lines = (
-        rendered(document)
-        if document
-        else ("Not measured yet: run `scripts/measure` on a machine that has nothing else to do.",)
-    )
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return before + BEGIN + "\n".join(lines) + "\n" + END + after
+    """The page with its measured parts made anew."""
+    measured = document.keys() - {"failover"}
+    page = _filled(page, (BEGIN, END), rendered(document) if measured else iter(()), "scripts/measure")
+    found = document.get("failover")
+    return _filled(page, FAILOVER_MARKS, failover(found) if found else iter(()), "python -m tests.perf.failover")
