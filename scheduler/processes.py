@@ -161,7 +161,7 @@ class Processes:
             await self._endpoints.close()
             if self._embedded is not None:
                 await self._embedded.stop()
-        return max(map(abs, self._codes), default=0)
+        return max((code if code >= 0 else 1 for code in self._codes), default=0)
 
     async def _start_etcd(self) -> list[str]:
         """The embedded etcd, if that is what there is; what tells the replicas of it."""
@@ -188,7 +188,8 @@ class Processes:
             began = loop.time()
             code = await child.run_once(self._stop)
             if self._stop.is_set():
-                self._codes.append(code)
+                # SIGTERM found it before it had got as far as listening to that.
+                self._codes.append(0 if code == -signal.SIGTERM else code)
                 return
             lived_s = loop.time() - began
             if first and code > 0 and lived_s < _REFUSED_S:

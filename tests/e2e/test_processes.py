@@ -103,6 +103,13 @@ def test_sigterm_drains_all(host: Replica, etcd: EtcdServer) -> None:
     reader.close()
 
 
+def test_sigterm_before_they_have_started_is_no_failure(etcd: EtcdServer, tmp_path: Path) -> None:
+    host = serve(tmp_path / "host", etcd.endpoint)
+    wait_until(lambda: len(pids(host)) == 2, timeout_s=20, what="both processes are there")
+    assert host.terminate() == 0
+    host.close()
+
+
 def test_the_embedded_etcd_is_the_supervisors(tmp_path: Path) -> None:
     host = serve(tmp_path, "", "--etcd-embed=true", "--etcd-client-endpoints=", f"--etcd-client-port={free_port()}")
     try:
