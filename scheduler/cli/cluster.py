@@ -133,7 +133,15 @@ def drain(endpoint: Endpoint, replica: str, undrain: bool, force: bool, wait: bo
         async with ClusterClient(endpoint) as client:
             member = _find(await client.members(), replica)
             request = pb.DrainMemberRequest(replica=replica, undrain=undrain, force=force)
-            await client.call(member.address, "DrainMember", request, pb.DrainMemberResponse)
+            try:
+                await client.call(client.address(member), "DrainMember", request, pb.DrainMemberResponse)
+            except RpcError as error:
+                if error.status not in {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}:
+                    raise
+                text = (
+                    f"{replica} is a member, but does not answer from here at {client.address(member)}: {error.message}"
+                )
+                raise RpcError(Status.ABORTED, text) from error
             deadline = asyncio.get_running_loop().time() + timeout_s
             while True:
                 member = _find(await client.members(), replica)

@@ -25,15 +25,23 @@ class Endpoint(NamedTuple):
     tls_cert_file: Path | None
     tls_key_file: Path | None
     tls_server_name: str | None
+    tls_server_identity: str | None = None
 
     def connect(self, address: str) -> Channel:
         """Raises OSError or ValueError."""
         if self.tls_ca_file is None and self.tls_cert_file is None:
             return Channel(address)
+        from scheduler.identity.certificates import server_problem
         from scheduler.identity.contexts import ClientTls, read_material
 
-        tls = ClientTls(read_material(self.tls_cert_file, self.tls_key_file, self.tls_ca_file))
-        return Channel(address, tls=tls, server_hostname=self.tls_server_name)
+        material = read_material(self.tls_cert_file, self.tls_key_file, self.tls_ca_file)
+        wanted = self.tls_server_identity
+        return Channel(
+            address,
+            tls=ClientTls(material, check_hostname=wanted is None),
+            server_hostname=self.tls_server_name,
+            check_server=(lambda certificate: server_problem(certificate, wanted)) if wanted else None,
+        )
 
 
 def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,6 +54,11 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapped: Callable[..., Any] = command
     for option in (
+        click.option(
+            "--tls-server-identity",
+            default=None,
+            help="SPIFFE identity that the scheduler's certificate must have, where it names no host (Sentry's do not).",
+        ),
         click.option("--tls-server-name", default=None, help="Name in the scheduler's certificate, if not its host."),
         click.option("--tls-key-file", type=_PATH, default=None, help="Its key."),
         click.option("--tls-cert-file", type=_PATH, default=None, help="Our certificate, for mutual TLS."),

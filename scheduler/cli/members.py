@@ -40,6 +40,8 @@ class ClusterClient:
         self.endpoint = endpoint
         self._clock = SystemClock()
         self._channels: dict[str, Channel] = {}
+        # The address at which a member has answered, which may be another than it tells sidecars (a port that is forwarded).
+        self._reached: dict[str, str] = {}
         # Members that were listed last: any of them can list the rest, should the first be gone.
         self._known: list[str] = [endpoint.address]
 
@@ -69,11 +71,16 @@ class ClusterClient:
                 if error.status not in {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}:
                     break
                 continue
+            self._reached[listed.replica] = address
             self._known = list(dict.fromkeys([self.endpoint.address, *(one.address for one in listed.members)]))
             # One that has not seen etcd yet lists nobody, and is there all the same.
             return list(listed.members) or [pb.Member(replica=listed.replica, address=address, state="joining")]
         assert first is not None
         raise first
+
+    def address(self, member: pb.Member) -> str:
+        """Where to call a member."""
+        return self._reached.get(member.replica, member.address)
 
     async def survey(self, *, with_etcd: bool = False) -> list[Seen]:
         """Every member's status. Raises RpcError where not even the list is to be had."""
@@ -82,7 +89,7 @@ class ClusterClient:
             request = pb.GetStatusRequest(with_etcd=with_etcd)
             began_ns = self._clock.wall_ns()
             status, problem = await _or_problem(
-                self.call(member.address, "GetStatus", request, pb.GetStatusResponse, timeout_s=MEMBER_TIMEOUT_S)
+                self.call(self.address(member), "GetStatus", request, pb.GetStatusResponse, timeout_s=MEMBER_TIMEOUT_S)
             )
             if status is None:
                 return Seen(member, None, problem)
@@ -99,7 +106,11 @@ class ClusterClient:
             request = pb.ListPartitionsRequest()
             return member.replica, *await _or_problem(
                 self.call(
-                    member.address, "ListPartitions", request, pb.ListPartitionsResponse, timeout_s=MEMBER_TIMEOUT_S
+                    self.address(member),
+                    "ListPartitions",
+                    request,
+                    pb.ListPartitionsResponse,
+                    timeout_s=MEMBER_TIMEOUT_S,
                 )
             )
 

@@ -12,7 +12,10 @@ from scheduler.identity.certificates import Material
 
 
 def issue_client_certificate(*, ca_file: Path, ca_key_file: Path, spiffe_id: str, now: datetime, days: int) -> Material:
-    """A new key and its certificate for one SPIFFE identity. Raises OSError, and ValueError for files that do not parse."""
+    """A new key and its certificate for one SPIFFE identity, followed by the authority's own where another has signed that.
+
+    Raises OSError, and ValueError for files that do not parse.
+    """
     anchors = ca_file.read_bytes()
     authority = x509.load_pem_x509_certificate(anchors)
     authority_key = serialization.load_pem_private_key(ca_key_file.read_bytes(), None)
@@ -39,8 +42,9 @@ def issue_client_certificate(*, ca_file: Path, ca_key_file: Path, spiffe_id: str
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(authority_key, digest)
     )
+    chain = [certificate] if authority.issuer == authority.subject else [certificate, authority]
     return Material(
-        certificate=certificate.public_bytes(serialization.Encoding.PEM),
+        certificate=b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain),
         key=key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),

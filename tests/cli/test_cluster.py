@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from scheduler.cli.members import quantile
 from tests.cli.test_cli import run
 from tests.support.certificates import Authority
 from tests.support.client import Client, Watcher
-from tests.support.processes import wait_until
+from tests.support.processes import free_port, wait_until
 
 
 def test_status_members_and_partitions(cluster) -> None:
@@ -111,6 +113,46 @@ def test_under_mutual_tls_operators_steer_and_apps_run_their_own(cluster, tmp_pa
     assert code == 5 and "spiffe://public/ns/default/shop is not among this replica's --admin-identities" in text
     code, text = run("cluster", "members", *admin)
     assert code == 0 and "serving" in text
+
+
+def test_an_operator_under_an_authority_like_sentrys(cluster, tmp_path) -> None:
+    """The issuer is itself signed by the root, and its certificates name identities, no hosts."""
+    root, issuer = Authority(tmp_path / "root"), Authority(tmp_path / "issuer")
+    crossed = x509.load_der_x509_certificate(root.sign_authority(issuer)).public_bytes(Encoding.PEM)
+    issuer_file, issuer_key = tmp_path / "issuer.crt", tmp_path / "issuer.key"
+    issuer_file.write_bytes(crossed)
+    issuer_key.write_bytes(issuer.key_pem())
+    scheduler = "spiffe://localhost/ns/dapr-system/dapr-scheduler"
+    certificate, key = issuer.leaf("scheduler", [scheduler])
+    certificate.write_bytes(certificate.read_bytes() + crossed)
+    flags = [f"--tls-cert-file={certificate}", f"--tls-key-file={key}", f"--tls-ca-file={root.ca_file}"]
+    address = cluster(1, *flags, "--admin-identities=spiffe://public/ns/ops/*", settle_hosts=False).addresses[0]
+
+    mine = tmp_path / "mine"
+    issue = [
+        "certificate",
+        f"--ca-file={issuer_file}",
+        f"--ca-key-file={issuer_key}",
+        "--app-id=admin",
+        "--namespace=ops",
+    ]
+    assert run(*issue, f"--out={mine}")[0] == 0
+    tls = [f"--tls-ca-file={root.ca_file}", f"--tls-cert-file={mine / 'tls.crt'}", f"--tls-key-file={mine / 'tls.key'}"]
+    command = ["cluster", "members", f"--address={address}", *tls]  # by an address that no certificate names
+    assert run(*command)[0] == 3
+    code, text = run(*command, f"--tls-server-identity={scheduler}")
+    assert code == 0 and "serving" in text
+    code, text = run(*command, "--tls-server-identity=spiffe://localhost/ns/dapr-system/other")
+    assert code == 3 and f"the server is {scheduler}, not spiffe://localhost/ns/dapr-system/other" in text
+
+
+def test_a_member_that_is_reached_by_another_address_answers_there(cluster) -> None:
+    """A port that is forwarded: what the member tells sidecars leads nowhere from here."""
+    one = cluster(1, f"--override-broadcast-host-port=127.0.0.1:{free_port()}", settle_hosts=False)
+    address = f"--address={one.addresses[0]}"
+    code, text = run("cluster", "status", address)
+    assert code == 0 and "does not answer" not in text and "serving  yes" in text
+    assert run("cluster", "drain", "replica-0", "--force", address)[0] == 0
 
 
 @pytest.mark.parametrize(

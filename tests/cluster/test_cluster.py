@@ -195,6 +195,25 @@ def test_draining_gives_up_acting_before_the_lease() -> None:
     simulate(test)
 
 
+def test_a_member_that_is_set_aside_stays_so_through_a_lost_lease_until_it_is_let_back() -> None:
+    async def test(house: House) -> None:
+        running = house.start()
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        house.cluster.set_aside(aside=True)
+        await house.until(lambda: not house.cluster.owned(), "all is handed over")
+        assert [call for call, _ in house.owner.calls] == ["acquire"] * 4 + ["release"] * 4
+        house.server.end_lease(house.cluster.lease, "revoked")
+        await house.until(lambda: house.cluster.tenure.may_act(house.loop.now), "a new lease")
+        await asyncio.sleep(5)
+        assert house.cluster.state == "draining" and KEYS.member("one") in house.server.model.kvs
+        assert not house.cluster.owned() and not running.done()
+        house.cluster.set_aside(aside=False)
+        await house.until(lambda: len(house.cluster.owned()) == 4, "it serves again")
+        assert house.cluster.state == "serving"
+
+    simulate(test)
+
+
 def _drop_claim(partition: int):
     return Delete(KEYS.claim(partition))
 

@@ -1,5 +1,7 @@
 """The operators' API on real replicas: what it tells, who may ask, and what is said to those who may not."""
 
+from urllib.request import urlopen
+
 import grpc
 import pytest
 
@@ -93,6 +95,9 @@ def test_mutual_tls_lets_in_whom_the_flag_names_and_says_who_was_not(cluster, tm
         assert caught.value.details() == f"{OTHER} is not among this replica's --admin-identities"
     wait_until(lambda: "ListPartitions" in replica.log.read_text(), timeout_s=5, what="the last line")
     denied = [line for line in replica.log.read_text().splitlines() if " denied " in line]
+    metrics = urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=5).read().decode()
+    handled = 'grpc_server_handled_total{{grpc_code="{}",grpc_method="GetStatus",grpc_service="scheduler.admin.v1.Admin"}} 1.0'
+    assert handled.format("OK") in metrics and handled.format("PERMISSION_DENIED") in metrics
     assert len(denied) == 3 and all(f"identity={OTHER}" in line and "PERMISSION_DENIED" in line for line in denied)
     admin.close()
     other.close()

@@ -52,9 +52,13 @@ def test_grpc_health_and_reflection(cluster) -> None:
             health_pb2.HealthCheckResponse.FromString(check(request, timeout=5)).status
             == health_pb2.HealthCheckResponse.SERVING
         )
+        request = health_pb2.HealthCheckRequest(service="scheduler.admin.v1.Admin").SerializeToString()
+        answer = health_pb2.HealthCheckResponse.FromString(check(request, timeout=5))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
         ask = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
             reflection_pb2.ServerReflectionRequest(file_containing_symbol="dapr.proto.scheduler.v1.Scheduler"),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="scheduler.admin.v1.Admin"),
         ]
         for version in ("v1", "v1alpha"):
             reflect = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
@@ -65,6 +69,8 @@ def test_grpc_health_and_reflection(cluster) -> None:
             names = [service.name for service in answers[0].list_services_response.service]
             assert "dapr.proto.scheduler.v1.Scheduler" in names
             assert b"WatchJobs" in answers[1].file_descriptor_response.file_descriptor_proto[0]
+            assert "scheduler.admin.v1.Admin" in names
+            assert b"DrainMember" in answers[2].file_descriptor_response.file_descriptor_proto[0]
 
 
 def test_another_number_of_partitions_is_refused(cluster, tmp_path) -> None:

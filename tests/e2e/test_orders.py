@@ -142,6 +142,25 @@ def test_a_job_runs_now_beside_its_schedule(cluster) -> None:
     operator.close()
 
 
+def test_an_occurrence_beside_the_schedule_outlives_its_owner(cluster) -> None:
+    one = cluster(2, "--lease-ttl=2")
+    client, operator = Client(one.addresses[0]), Operator(one.addresses[0])
+    client.schedule("hourly", schedule="@every 1h")
+    for number in range(6):
+        operator.call("RunNow", name="hourly", metadata=job_metadata(), request_id=f"request{number}")
+    owners = one.reader.owners()
+    places = [owners[int(key.split("/")[3])] for key in one.reader.range("/scheduler/jobs/") if "request" in key]
+    assert len(places) == 6 and set(places) <= {"replica-0", "replica-1"}
+    one.replicas[1].kill()
+    watcher = Watcher([one.addresses[0]])
+    wait_until(lambda: len(watcher.hits) == 6, timeout_s=15, what="all have fired")
+    wait_until(lambda: len(one.reader.range("/scheduler/jobs/")) == 1, timeout_s=5, what="their records go")
+    assert len({hit.generation for hit in watcher.hits}) == len(watcher.hits) == 6
+    watcher.close()
+    client.close()
+    operator.close()
+
+
 def test_an_occurrence_beside_the_schedule_is_tried_again_as_the_job_says(cluster) -> None:
     one = cluster(1)
     watcher = Watcher(one.addresses, verdict=lambda hit: dapr.SUCCESS if hit.attempt else dapr.FAILED)

@@ -1,5 +1,6 @@
 """What is done to replicas and their clients (reliability: F1, F2, F3, F22, F25, F31, F34). Each scenario disturbs a running cluster and lets it heal."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from tests.faults.cluster import FaultReplica
 from tests.faults.etcd_admin import compact
 from tests.faults.run import TAKE_OVER_S, Run
 from tests.faults.workload import APPS
+from tests.support.admin import Operator
 from tests.support.processes import wait_until
 
 # A cut or a pause of this length is survived with the lease kept; one of that length is not.
@@ -72,6 +74,19 @@ def rolling_restart(run: Run, short: bool) -> None:
             replica.start()
             run.cluster.settle()
         notes["slowest stop s"] = round(slowest, 1)
+    # An operator's drain is a hand-over too, of a member that stays, and so is its way back.
+    victim = victim_of(run)
+    with (
+        run.phase("F2 drain", L=MEASURED_S, D=0, changes_min=60),
+        contextlib.closing(Operator(victim.address)) as operator,
+    ):
+        with run.fault("F2", f"{victim.name} drained", MEASURED_S):
+            operator.call("DrainMember", replica=victim.name)
+            wait_taken_over(run, victim)
+        run.tail(2)
+        with run.fault("F2", f"{victim.name} undrained", MEASURED_S):
+            operator.call("DrainMember", replica=victim.name, undrain=True)
+            run.cluster.settle()
 
 
 def zombie_owner(run: Run, _short: bool) -> None:
@@ -179,7 +194,7 @@ def client_never_answers(run: Run, short: bool) -> None:
 
 REPLICA_SCENARIOS = {
     "F1": Scenario("an owner crashes; comes back later, and at once", owner_crash),
-    "F2": Scenario("rolling restart by SIGTERM", rolling_restart),
+    "F2": Scenario("rolling restart by SIGTERM; a member is drained and let back", rolling_restart),
     "F3": Scenario("an owner is paused for 2.5 s and for 10 s", zombie_owner),
     "F22": Scenario("etcd compacts while a replica is cut off", watch_compaction, lambda: {"namespaces": True}),
     "F25": Scenario(
