@@ -105,4 +105,9 @@ def configure(*, level: str, as_json: bool, stream: TextIO | None = None, file: 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """The least important lines that are logged, from now on. Raises KeyError for an unknown level."""
     logging.getLogger(_ROOT).setLevel(LEVELS[level])

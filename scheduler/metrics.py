@@ -131,12 +131,19 @@ class RpcStatistics:
 class ProcessStatistics:
     """What holds the whole process up."""
 
-    __slots__ = ("collection_seconds", "turn_seconds", "turn_seconds_max")
+    __slots__ = ("collection_seconds", "settings_taken", "settings_taken_s", "turn_seconds", "turn_seconds_max")
 
     def __init__(self) -> None:
         """Nothing yet."""
         self.collection_seconds, self.turn_seconds = Histogram(HOLD_BOUNDS_S), Histogram(HOLD_BOUNDS_S)
         self.turn_seconds_max = 0.0
+        self.settings_taken, self.settings_taken_s = True, 0.0
+
+    def note_settings(self, wall_s: float, *, taken: bool) -> None:
+        """Settings were read: at the start, and at each change of their file."""
+        self.settings_taken = taken
+        if taken:
+            self.settings_taken_s = wall_s
 
     def turn(self, seconds: float) -> None:
         """One turn of the event loop."""

@@ -207,6 +207,20 @@ def scheduler_samples(
         gauge("scheduler_owned_partitions", "Partitions that this replica owns.", "owned"),
         gauge("scheduler_partitions", "Partitions of the cluster.", "partitions"),
         gauge("scheduler_uncommitted_results", "Results not committed yet.", "uncommitted"),
+        Sample(
+            "gauge",
+            "scheduler_config_reload_success",
+            "Whether the file of settings could be taken over when it was last read.",
+            "",
+            lambda: one(float(process.settings_taken)),
+        ),
+        Sample(
+            "gauge",
+            "scheduler_config_reload_timestamp_seconds",
+            "When settings were last taken over, at the start or by a reload.",
+            "",
+            lambda: one(process.settings_taken_s),
+        ),
         histogram("scheduler_loop_turn_seconds", "Turns of the event loop.", process.turn_seconds),
         Sample(
             "gauge",

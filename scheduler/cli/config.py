@@ -34,29 +34,20 @@ def check(file: Path, command: str) -> None:
     kind = COMMANDS[command]
     try:
         entries = config_file.read(file, kind)
-        _check(kind, {name: entry.value for name, entry in entries.items()})
+        _check(command, config_file.values(kind, entries))
     except ConfigError as error:
         fail(str(error))
     say(f"{file}: {len(entries)} settings of `scheduler {command}`, all of them good")
 
 
-def _check(command: click.Command, values: dict[str, Any]) -> None:
-    """Settings of these values and defaults, without a look at environment and files. Raises ConfigError."""
-    ctx = click.Context(command)
-    options = [one for one in command.params if isinstance(one, click.Option) and one.expose_value and not one.hidden]
-    full = {
-        one.name: one.type_cast_value(ctx, values.get(str(one.name), one.get_default(ctx)))
-        for one in options
-        if one.name
-    }
-    if command is serve:
-        serve_settings(full, [])
+def _check(command: str, values: dict[str, Any]) -> None:
+    """Raises ConfigError where these values make no settings."""
+    if command == "serve":
+        serve_settings(values, [])
         return
-    del full["wait"]
     # Who runs a sidecar may say for which app; tokens are files of another machine.
-    sidecar_settings(
-        {**full, "app_id": full["app_id"] or "app", "dapr_api_token_file": None, "app_api_token_file": None}
-    )
+    given = {"app_id": values["app_id"] or "app", "dapr_api_token_file": None, "app_api_token_file": None}
+    sidecar_settings({**values, **given})
 
 
 @config.command("show", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -164,6 +164,17 @@ def _json_type(parameter: click.Option) -> str:
     return _JSON_TYPES.get(parameter.type.name.removesuffix(" range"), "string")
 
 
+def values(command: click.Command, entries: dict[str, Entry]) -> dict[str, Any]:
+    """All values of a command by these entries and defaults, without a look at flags and environment."""
+    ctx = click.Context(command)
+    found: dict[str, Any] = {}
+    for option in command.params:
+        if isinstance(option, click.Option) and option.expose_value and option.name:
+            entry = entries.get(option.name)
+            found[option.name] = option.type_cast_value(ctx, entry.value if entry else option.get_default(ctx))
+    return found
+
+
 def schema(command: click.Command) -> dict[str, Any]:
     """The JSON schema (draft 7) of a command's file of settings."""
     known = settings_of(command)

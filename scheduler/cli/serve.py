@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -9,28 +10,33 @@ import click
 from scheduler.cli import config_file, reference
 from scheduler.cli.options import options
 from scheduler.cli.process import configure_logs, run, settings_of
+from scheduler.cli.reload import following
 from scheduler.config import ServeSettings
 
 
 @click.command()
 @options(ServeSettings, "SERVE")
 @reference.options
-def serve(**values: Any) -> None:
+@click.pass_context
+def serve(ctx: click.Context, /, **values: Any) -> None:
     """Run one scheduler replica.
 
     Without endpoints it runs an etcd of its own, which suits one machine. Replicas of one cluster share etcd, and
     each has an --id of its own.
     """
     ignored: list[str] = []
+    make = partial(serve_settings, ignored=[])
     settings: ServeSettings = settings_of(lambda: serve_settings(values, ignored))
     configure_logs(settings.log_level, as_json=settings.log_as_json, file=settings.log_file)
     if settings.processes > 1:
         from scheduler.processes import Processes
 
         # Each replica gets the flags and the environment that we got; the last one of a flag counts.
-        run(Processes(settings, [sys.executable, "-m", "scheduler", *sys.argv[1:], "--processes=1"]).run())
+        command = [sys.executable, "-m", "scheduler", *sys.argv[1:], "--processes=1"]
+        run(following(ctx, settings, Processes(settings, command).run(), make=make, note=lambda _: None))
         return
     from scheduler import app
+    from scheduler.aio.clock import SystemClock
     from scheduler.aio.turns import TurnTimer
     from scheduler.logs import get_logger
     from scheduler.metrics import ProcessStatistics
@@ -38,8 +44,14 @@ def serve(**values: Any) -> None:
     for flag in ignored:
         get_logger("cli").warning("flag_without_effect", flag=flag, reason=reference.reason(flag))
 
-    statistics = ProcessStatistics()
-    run(app.run(settings, statistics), loop=lambda: asyncio.SelectorEventLoop(TurnTimer(statistics.turn)))
+    statistics, clock = ProcessStatistics(), SystemClock()
+
+    def note(taken: bool) -> None:
+        statistics.note_settings(clock.wall_ns() * 1e-9, taken=taken)
+
+    note(True)
+    work = following(ctx, settings, app.run(settings, statistics), make=make, note=note)
+    run(work, loop=lambda: asyncio.SelectorEventLoop(TurnTimer(statistics.turn)))
 
 
 def serve_settings(values: dict[str, Any], ignored: list[str]) -> ServeSettings:

@@ -13,6 +13,7 @@ from scheduler import __version__
 from scheduler.cli import config_file
 from scheduler.cli.options import options
 from scheduler.cli.process import configure_logs, run, settings_of
+from scheduler.cli.reload import following
 from scheduler.config import ConfigError, SidecarSettings
 
 # Of the reference's sidecar, for what this one does not do: taken, so that its command lines work as they are.
@@ -61,7 +62,7 @@ def sidecar(ctx: click.Context, /, **values: Any) -> None:
     The app schedules with POST /v1.0/jobs/NAME on --dapr-http-port and receives POST /job/NAME on its own port.
     """
     if ctx.invoked_subcommand is None:
-        _serve((), **values)
+        _serve(ctx, (), {}, **values)
 
 
 @sidecar.command("run", cls=_Command)
@@ -78,15 +79,17 @@ def run_app(ctx: click.Context, /, command: tuple[str, ...], **values: Any) -> N
     stopped with the sidecar; when it ends by itself, the sidecar ends too, with its exit code.
     """
     assert ctx.parent is not None
-    before = {name for name in values if _is_flag(ctx.parent, name) and not _is_flag(ctx, name)}
-    _serve(command, **{**values, **{name: ctx.parent.params[name] for name in before}})
+    names = [name for name in values if _is_flag(ctx.parent, name) and not _is_flag(ctx, name)]
+    before = {name: ctx.parent.params[name] for name in names}
+    _serve(ctx, command, before, **{**values, **before})
 
 
 def _is_flag(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-def _serve(command: tuple[str, ...], *, wait: bool, **values: Any) -> None:
+def _serve(ctx: click.Context, command: tuple[str, ...], before: dict[str, Any], *, wait: bool, **values: Any) -> None:
+    """`before` are flags that stand before `run`."""
     if wait:
         sys.exit(_wait(values["dapr_http_port"]))
     ignored = [name for name in _WITHOUT_EFFECT if values.pop(name.replace("-", "_")) is not None]
@@ -100,12 +103,14 @@ def _serve(command: tuple[str, ...], *, wait: bool, **values: Any) -> None:
         get_logger("sidecar").warning("flags_without_effect", flags=", ".join(f"--{name}" for name in ignored))
     from scheduler.sidecar import app
 
-    run(app.run(settings, command))
+    work = app.run(settings, command)
+    run(following(ctx, settings, work, fixed=before, make=sidecar_settings, note=lambda _: None))
 
 
 def sidecar_settings(values: dict[str, Any]) -> SidecarSettings:
     """The settings that the values of `sidecar` make. Raises ConfigError."""
-    values = {name: value for name, value in values.items() if name != config_file.PARAMETER}
+    others = {config_file.PARAMETER, "wait", *(name.replace("-", "_") for name in _WITHOUT_EFFECT)}
+    values = {name: value for name, value in values.items() if name not in others}
     values["scheduler_host_address"] = addresses(values["scheduler_host_address"])
     values["metrics_namespace"] = os.environ.get("NAMESPACE", "")
     values["disable_h2c"] = os.environ.get("DAPR_HTTP_DISABLE_H2C", "").lower() in {"1", "t", "true", "y", "yes", "on"}
