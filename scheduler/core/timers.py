@@ -1,6 +1,7 @@
 """The timer queue of a replica: which jobs are due, in the order of their time, cheap enough for millions.
 
-Where an instant has more jobs than can be fired at once, later instants get their turns too: one app's storm does not keep the others waiting.
+Where an instant has more jobs than can be fired at once, its jobs are sorted by target, and targets and later instants get their turns: one app's
+storm does not keep the others waiting.
 
 Instants are rounded up to a grain, so that jobs due close together share one wake-up and one heap entry: a little late, never early. Later jobs
 stand in buckets of coarser levels, a pointer each; a coarse bucket is spread over the finer level, in slices, a whole period ahead of its time.
@@ -10,6 +11,7 @@ Cancelling marks; marked entries fall out when they come up, or once they are ha
 from collections import deque
 from heapq import heappop, heappush
 from itertools import pairwise
+from typing import Any
 
 from scheduler.core.lifecycle import Job
 
@@ -19,6 +21,8 @@ _LEVEL_BITS = (0, 14, 28)
 _NEVER = 1 << 100
 # Jobs that leave coarse buckets in one go: well below a millisecond.
 _SPREAD_SLICE = 1_024
+# Jobs that are sorted by target in one go: a few milliseconds.
+_SORT_SLICE = 16_384
 
 
 class _Bucket(list[Job]):
@@ -57,7 +61,7 @@ class _Level:
 class TimerQueue:
     """Jobs by due time. A job is in the queue exactly while its `timer` is not None; the queue alone writes that field: the bucket it stands in."""
 
-    __slots__ = ("_advance_at", "_levels", "_live", "_ready", "_ready_ns")
+    __slots__ = ("_advance_at", "_levels", "_live", "_ready", "_ready_ns", "_unsorted")
 
     def __init__(self, now_ns: int = 0) -> None:
         """Jobs of the time around `now_ns` go to their grains at once."""
@@ -66,6 +70,8 @@ class TimerQueue:
         self._advance_at = 0
         # Grains that have come and are not used up yet, by turns; and when it was asked last.
         self._ready: deque[_Bucket] = deque()
+        # Grains that have come while others wait, or with more jobs than can be fired at once: to be sorted by target.
+        self._unsorted: deque[_Bucket] = deque()
         self._ready_ns = 0
         self._live = 0
         self._advance(now_ns // GRAIN_NS)
@@ -98,23 +104,29 @@ class TimerQueue:
 
     def next_due_ns(self) -> int | None:
         """When the queue wants to be asked again: for jobs that are due, or for a bucket that is to be spread. None while it is empty."""
-        if self._ready:
+        if self._ready or self._unsorted:
             return self._ready_ns
         wanted = [(level.periods[0] - (level.bits > 0)) << level.bits for level in self._levels if level.periods]
         return min(wanted) * GRAIN_NS if wanted else None
 
     def pop_due(self, now_ns: int, limit: int) -> list[Job]:
-        """At most `limit` jobs whose time has come, earliest first, but that each instant gets a share; the rest keeps its place."""
+        """At most `limit` jobs whose time has come, earliest first, but that each instant, and each target in a full one, gets a share."""
         due: list[Job] = []
         self._ready_ns = now_ns
         now_grain = now_ns // GRAIN_NS
         if now_grain >= self._advance_at:
             self._advance(now_grain)
         ready, grains = self._ready, self._levels[0]
+        small: list[_Bucket] = []
         while grains.periods and grains.periods[0] <= now_grain:
             bucket = grains.pop()
             bucket.reverse()
-            ready.append(bucket)
+            if len(bucket) > limit:
+                self._unsorted.append(bucket)
+            else:
+                (small if ready else ready).append(bucket)
+        self._unsorted.extendleft(reversed(small))
+        self._sort()
         while ready and (left := limit - len(due)) > 0:
             bucket = ready[0]
             share = max(1, left // len(ready))
@@ -132,6 +144,31 @@ class TimerQueue:
                 ready.popleft()
         self._live -= len(due)
         return due
+
+    def _sort(self) -> None:
+        """Make buckets by target of what has come and cannot be fired at once, a slice of it: they are ready."""
+        left = _SORT_SLICE
+        for _ in range(len(self._unsorted)):
+            bucket = self._unsorted.popleft()
+            lines: dict[Any, _Bucket] = {}
+            for _ in range(min(left, len(bucket))):
+                job = bucket.pop()
+                left -= 1
+                if job.timer is bucket:
+                    line = lines.get(job.target)
+                    if line is None:
+                        line = lines[job.target] = _Bucket()
+                    line.append(job)
+                    job.timer = line
+                else:
+                    bucket.gone -= 1
+            for line in lines.values():
+                line.reverse()
+            self._ready.extend(lines.values())
+            if bucket:
+                self._unsorted.append(bucket)
+            if not left:
+                return
 
     def _advance(self, now_grain: int) -> None:
         """Move each level's horizon to the end of the next coarser period, and what it passes down a level, a slice at a time."""

@@ -25,6 +25,9 @@ _LINGER_NS = 150_000_000
 # This many settled jobs are company enough.
 _COMPANY = 2_048
 _COMMIT_JOBS_MAX = 4_096
+# After so many committed jobs that go on, or entries of a checkpoint, other work of the loop gets its turn: two milliseconds.
+_TELL_SLICE = 1_024
+_FOLD_SLICE = 2_048
 _RETRY_S = (0.02, 1.0)
 # A journal is folded when it holds this many batches, or more entries than this and twice the jobs that it tells of.
 _FOLD_BATCHES = 256
@@ -134,8 +137,9 @@ class Commits:
             if len(taken) >= self._log.max_txn_ops or count >= _COMMIT_JOBS_MAX:
                 self._enough.set()
                 break
-            del self._dirty[owned]
-            jobs, owned.settled = owned.settled, []
+            jobs, owned.settled = owned.settled[:_COMMIT_JOBS_MAX], owned.settled[_COMMIT_JOBS_MAX:]
+            if not owned.settled:
+                del self._dirty[owned]
             value = encode_batch([pack_job(job) for job in jobs])
             taken.append((owned, jobs, Append(owned.number, owned.epoch, owned.sequence, value)))
             owned.sequence += 1
@@ -148,12 +152,15 @@ class Commits:
             for owned in sent:
                 owned.committing = False
         self.uncommitted -= count
+        told = 0
         for owned, jobs, _ in taken:
             owned.journal_batches += 1
             owned.journal_entries += len(jobs)
             if owned.phase is not Phase.ENDED:
                 self._on_committed(jobs)
-                if len(jobs) >= 256:
+                told += len(jobs)
+                if told >= _TELL_SLICE:
+                    told = 0
                     await asyncio.sleep(0)
         for owned, _, _ in taken:
             if self._wants_fold(owned):
@@ -202,8 +209,13 @@ class Commits:
 
     async def _fold(self, owned: OwnedPartition) -> None:
         """Write the partition's progress as one checkpoint; on any trouble the journal simply grows on."""
-        entries = [pack_job(job) for job in owned.jobs.values() if job.count or job.attempts or job.state is State.DONE]
         sequence = owned.sequence
+        jobs = [job for job in owned.jobs.values() if job.count or job.attempts or job.state is State.DONE]
+        entries: list[bytes] = []
+        for start in range(0, len(jobs), _FOLD_SLICE):
+            # What moves on while others have their turn is told as it stands then: later is as good, see `Progress.supersedes`.
+            entries += map(pack_job, jobs[start : start + _FOLD_SLICE])
+            await asyncio.sleep(0)
         step = CHECKPOINT_PART_BYTES // ENTRY_BYTES
         parts = [encode_batch(entries[start : start + step]) for start in range(0, len(entries), step)]
         owned.journal_batches = owned.journal_entries = 0

@@ -8,13 +8,13 @@ The engine is synchronous state of one event loop; its tasks live in the group t
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Protocol
 
 from scheduler.aio.clock import Clock
 from scheduler.core.lifecycle import Job, Progress, State
 from scheduler.core.timers import TimerQueue
 from scheduler.engine.commits import Commits
 from scheduler.engine.partition import OwnedPartition, Phase
+from scheduler.engine.ports import Hub, Lease
 from scheduler.etcd.api import Event, KeyValue
 from scheduler.etcd.errors import EtcdError
 from scheduler.logs import get_logger
@@ -26,46 +26,18 @@ from scheduler.store.progress import ProgressLog
 _ARMED, _WAITING, _IN_FLIGHT, _DONE, _GONE = State.ARMED, State.WAITING, State.IN_FLIGHT, State.DONE, State.GONE
 # One turn fires at most this many, so that a storm starves neither acknowledgements nor other jobs.
 FIRE_SLICE = 512
-# Records taken in before the loop gets its turn while a partition loads; as many partitions load at once as say `_LOADS_AT_ONCE`.
-LOAD_SLICE = 32
+# While partitions load, one of them at a time takes records in; the loop gets its turn after so many, or so long. More of them read at once, so that
+# there is always something to take in.
+LOAD_SLICE = 256
+_SLICE_S = 0.003
 _ARM_SLICE = 2_048
-_LOADS_AT_ONCE = 16
+_LOADS_AT_ONCE = 8
 # The wall clock may be set: nothing sleeps on it for longer.
 _SLEEP_MAX_S = 1.0
 _BLOCKED_RETRY_S = 0.05
 _READ_RETRY_S = 0.5
 
 _log = get_logger("engine")
-
-
-class Lease(Protocol):
-    """The cluster's word on whether this replica may still act."""
-
-    def may_act(self, boottime_s: float) -> bool:
-        """False once the lease cannot be trusted any more."""
-
-
-class Hub(Protocol):
-    """The delivery room, as the engine sees it."""
-
-    def target(self, key: str) -> Any:
-        """The addressee behind the first three segments of a storage key; each job keeps its own."""
-
-    def offer(self, job: Job, now_ns: int) -> None:
-        """A due job: send it, or let it wait for a stream."""
-
-    def withdraw(self, job: Job) -> None:
-        """A job that waited for a stream is GONE."""
-
-    def resume(self) -> None:
-        """Firing is allowed again."""
-
-    @property
-    def sent(self) -> int:
-        """Triggers that have left so far."""
-
-    def oldest_waiting_ns(self, *, movable: bool) -> int | None:
-        """Due time of the job that has waited longest; `movable`: among those that a stream has room for."""
 
 
 class Engine:
@@ -107,6 +79,8 @@ class Engine:
         self._blocked = False
         self._tasks: asyncio.TaskGroup | None = None
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
+        # Held by the one load that takes records in.
+        self._taking_in = asyncio.Lock()
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -201,24 +175,20 @@ class Engine:
         owned.journal_batches = max(owned.journal_batches, snapshot.journal_batches)
         seen: set[bytes] = set()
         loading = owned.phase is Phase.LOADING
-        taken = 0
         async for page in snapshot.jobs():
-            for kv in page:
-                if owned.phase is Phase.ENDED:
-                    return
-                seen.add(kv.key)
-                self._put(owned, kv, snapshot.progress)
-                taken += 1
-                if taken % LOAD_SLICE == 0:
-                    self._kept(LOAD_SLICE)
-                    await asyncio.sleep(0)
-        if owned.phase is Phase.ENDED:
-            return
+            async with self._taking_in:
+                await self._take_in(owned, page, snapshot.progress)
+            if owned.phase is Phase.ENDED:
+                return
+            seen.update(kv.key for kv in page)
         for key in [key for key in owned.jobs if key not in seen]:
             self._remove(owned, key)
+        if owned.phase is Phase.ENDED:
+            return
         if loading:
             owned.phase = Phase.FIRING
-            await self._arm(owned)
+            async with self._taking_in:
+                await self._arm(owned)
             if owned.phase is not Phase.FIRING:
                 return
         owned.watch = self._reader.watch(
@@ -228,6 +198,20 @@ class Engine:
             lambda reason: self._watch_lost(owned, reason),
         )
         self._rearm()
+
+    async def _take_in(self, owned: OwnedPartition, page: list[KeyValue], progress: dict[int, Progress]) -> None:
+        """A page of the partition's records; other work of the loop gets its turns."""
+        fresh, until_s = 0, self._clock.boottime_s() + _SLICE_S
+        for kv in page:
+            if owned.phase is Phase.ENDED:
+                return
+            self._put(owned, kv, progress)
+            fresh += 1
+            if fresh == LOAD_SLICE or (fresh % 16 == 0 and self._clock.boottime_s() > until_s):
+                self._kept(fresh)
+                await asyncio.sleep(0)
+                fresh, until_s = 0, self._clock.boottime_s() + _SLICE_S
+        self._kept(fresh)
 
     async def _arm(self, owned: OwnedPartition) -> None:
         """Start the timers of a partition that has just come in; other work of the loop gets its turns."""

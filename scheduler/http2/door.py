@@ -6,6 +6,8 @@ from asyncio import sslproto
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from scheduler.http2.transport import Shell
+
 # asyncio keeps a buffer of this size for each TLS connection as long as it lives, and reads as much in one turn. Its 256 KiB would be 500 MB for 2,000
 # idle connections.
 sslproto.SSLProtocol.max_size = 16 << 10
@@ -29,9 +31,7 @@ class Guard(Protocol):
 class Door(asyncio.Protocol):
     """One accepted socket; `make_inner` gives the protocol that takes over after the handshake."""
 
-    def __init__(
-        self, guard: Guard, tls: ssl.SSLContext, timeout_s: float, make_inner: Callable[[], asyncio.Protocol]
-    ) -> None:
+    def __init__(self, guard: Guard, tls: ssl.SSLContext, timeout_s: float, make_inner: Callable[[], Shell]) -> None:
         """Made at accept."""
         self._guard = guard
         self._tls = tls
@@ -82,7 +82,7 @@ class _Hall(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost.append(exc)
 
-    def lead_on(self, transport: asyncio.Transport, inner: asyncio.Protocol) -> None:
+    def lead_on(self, transport: asyncio.Transport, inner: Shell) -> None:
         if self._lost:
             return
         transport.set_protocol(inner)

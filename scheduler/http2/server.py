@@ -195,7 +195,7 @@ class Server:
         """Listen on a TCP address (port 0: any free one) and return the bound port. Raises OSError."""
         timeout_s = self.limits.handshake_timeout_s
 
-        def accept() -> asyncio.Protocol:
+        def accept() -> asyncio.BaseProtocol:
             return Door(self, tls, timeout_s, lambda: _ServerShell(self)) if tls else _ServerShell(self)
 
         server = await asyncio.get_running_loop().create_server(accept, host, port, backlog=_ACCEPTS)

@@ -7,11 +7,14 @@ from typing import Any
 from scheduler.http2.connection import Connection
 
 _WRITE_HIGH_BYTES = 1 << 20
+# One read takes at most this much: some hundreds of messages, a few milliseconds of work, before other connections and timers get their turn.
+_READ_BYTES = 16 << 10
 # grpc-go sends a bandwidth probe with nearly every read; each answer by itself would double our writes.
 _IDLE_OUTPUT_S = 0.004
+_NOTHING = memoryview(b"")
 
 
-class Shell(asyncio.Protocol):
+class Shell(asyncio.BufferedProtocol):
     """Base of both roles' protocols. Subclasses set `connection` before the transport is made."""
 
     connection: Connection
@@ -21,6 +24,7 @@ class Shell(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self._flush_scheduled = False
+        self._buffer = _NOTHING
         self.last_received_s = self._loop.time()
         self.ping_sent_s: float | None = None
         # What the peer makes us hold, as `held_changed` has told last.
@@ -57,8 +61,18 @@ class Shell(asyncio.Protocol):
         elif connection.paused or connection.held_bytes != self.held_bytes:
             self._look_at_held(transport)
 
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's contract
+        """asyncio's: where the next read goes. A view, since asyncio's TLS reads into slices of it."""
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """asyncio's: so much has been read."""
+        buffer, self._buffer = self._buffer, _NOTHING
+        self.data_received(bytes(buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
-        """asyncio's: bytes from the peer."""
+        """Bytes from the peer."""
         connection = self.connection
         now_s = self.last_received_s = self._loop.time()
         self.ping_sent_s = None

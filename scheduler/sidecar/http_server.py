@@ -178,7 +178,7 @@ class _FirstBytes(asyncio.Protocol):
             return
         self._timer.cancel()
         http2 = known and self._server.http2
-        chosen: asyncio.Protocol = self._server.http2_shell() if http2 else self._server.http1(self._transport)
+        chosen: asyncio.Protocol | Shell = self._server.http2_shell() if http2 else self._server.http1(self._transport)
         self._transport.set_protocol(chosen)
         chosen.connection_made(self._transport)
         chosen.data_received(self._data)

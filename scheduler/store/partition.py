@@ -9,7 +9,8 @@ from scheduler.store.codec import CorruptRecord
 from scheduler.store.keys import Keys, range_end
 from scheduler.store.ledger import merge_batch
 
-PAGE_SIZE = 1_000
+# A page is parsed in one piece: a millisecond or two.
+PAGE_SIZE = 500
 # Ledger entries merged before other work gets its turn: five milliseconds.
 _MERGE_SLICE = 4_096
 
