@@ -15,6 +15,7 @@ import grpc
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from tests.fuzz import inputs
+from tests.support.admin import SERVICE as ADMIN_SERVICE
 from tests.support.client import SERVICE, UNLIMITED, actor_metadata, job_metadata
 
 _CALLERS = 3
@@ -75,7 +76,8 @@ class Driver:
         started = time.monotonic()
         self.calls[method] += 1
         try:
-            self._channel.unary_unary(f"{SERVICE}/{method}")(request, timeout=_TIMEOUT_S)
+            service = ADMIN_SERVICE if method in inputs.OPERATORS else SERVICE
+            self._channel.unary_unary(f"{service}/{method}")(request, timeout=_TIMEOUT_S)
             self.codes["OK"] += 1
         except grpc.RpcError as error:
             self.codes[error.code().name] += 1

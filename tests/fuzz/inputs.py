@@ -1,4 +1,4 @@
-"""What the fuzzer sends: requests of all eight calls, from plausible to garbage. Everything follows from one `random.Random`."""
+"""What the fuzzer sends: requests of all eight calls and of the operators' API, from plausible to garbage. Everything follows from one `random.Random`."""
 
 from collections.abc import Callable
 from random import Random
@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from scheduler._pb.dapr.proto.common.v1 import common_pb2 as common
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler._pb.scheduler_admin.v1 import admin_pb2 as admin
 
 NAMESPACES = ("fuzz", "fuzz-1", "fuz", "fuzz||a")
 APPS = ("a", "a||b", "a%7Cb", "a-1", "A")
@@ -183,6 +184,18 @@ def _delete_by_name_prefix(rng: Random) -> pb.DeleteByNamePrefixRequest:
     return pb.DeleteByNamePrefixRequest(metadata=metadata(rng), name_prefix=bent(rng, "jo"))
 
 
+def _run_now(rng: Random) -> admin.RunNowRequest:
+    request_id = rng.choice(("12345678", "run" + str(rng.randrange(1 << 40)).zfill(8), text(rng)))
+    return admin.RunNowRequest(name=_name(rng), metadata=metadata(rng), request_id=request_id)
+
+
+def _drain_member(rng: Random) -> admin.DrainMemberRequest:
+    # Never the replica's own name: a replica that drains fires nothing, as it should.
+    return admin.DrainMemberRequest(
+        replica=text(rng) + "?", undrain=rng.choice((True, False)), force=rng.choice((True, False))
+    )
+
+
 UNARY: dict[str, Callable[[Random], Message]] = {
     "ScheduleJob": _schedule_job,
     "GetJob": lambda rng: pb.GetJobRequest(name=_name(rng), metadata=metadata(rng)),
@@ -190,8 +203,14 @@ UNARY: dict[str, Callable[[Random], Message]] = {
     "ListJobs": lambda rng: pb.ListJobsRequest(metadata=metadata(rng)),
     "DeleteByMetadata": _delete_by_metadata,
     "DeleteByNamePrefix": _delete_by_name_prefix,
+    "RunNow": _run_now,
+    "GetStatus": lambda rng: admin.GetStatusRequest(with_etcd=rng.choice((True, False))),
+    "ListMembers": lambda _rng: admin.ListMembersRequest(),
+    "ListPartitions": lambda _rng: admin.ListPartitionsRequest(),
+    "DrainMember": _drain_member,
 }
-_WEIGHTS = (60, 8, 8, 4, 3, 3)
+_WEIGHTS = (60, 8, 8, 4, 3, 3, 6, 2, 1, 1, 1)
+OPERATORS = frozenset({"RunNow", "GetStatus", "ListMembers", "ListPartitions", "DrainMember"})
 
 
 def unary(rng: Random) -> tuple[str, bytes]:
