@@ -11,14 +11,16 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from scheduler import __version__
 from scheduler.aio.clock import SystemClock
 from scheduler.aio.endpoint import Check, Endpoints
 from scheduler.aio.garbage import Garbage
 from scheduler.cluster.predecessor import LeaseFile
-from scheduler.config import ServeSettings, is_loopback
+from scheduler.config import ConfigError, ServeSettings, is_loopback
 from scheduler.core.errors import SchedulerError
+from scheduler.delivery.hub import Hub
 from scheduler.etcd.client import Client, Credentials
 from scheduler.etcd.embedded import EmbeddedEtcd
 from scheduler.etcd.errors import EtcdError
@@ -220,6 +222,25 @@ def _host_ip() -> str:
     return "127.0.0.1"
 
 
+def _tracing(settings: ServeSettings, clock: SystemClock) -> Any:
+    """Spans where they are asked for. Raises ConfigError where OpenTelemetry is not installed."""
+    if settings.tracing == "off":
+        return None
+    try:
+        # Only here: it is an extra, and its import takes time.
+        from scheduler import tracing
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--tracing is {settings.tracing}, and {error.name} is not installed: pip install 'scheduler[otel]'"
+        ) from error
+    return tracing.start(
+        replica=settings.id,
+        propagation=settings.tracing,
+        spans_per_second=settings.tracing_spans_per_second,
+        wall_ns=clock.wall_ns,
+    )
+
+
 async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | None) -> int:
     settings = process.settings
     # The port is bound before anybody is told of it, and answers only once the methods are there.
@@ -233,6 +254,7 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
     with _told_by("--port"):
         port = await server.listen(settings.listen_address, settings.port, tls=tls)
     lease_file, clock = _lease_file(settings), SystemClock()
+    tracing = _tracing(settings, clock)
     replica = Replica(
         settings,
         etcd,
@@ -242,9 +264,10 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
         clock=clock,
         rng=process.rng,
         process=process.statistics,
+        make_hub=tracing.hub if tracing else Hub,
         kept=process.garbage.kept,
     )
-    server.methods.update(replica.methods())
+    server.methods.update(tracing.methods(replica.methods()) if tracing else replica.methods())
     if tls is None and not is_loopback(settings.listen_address):
         _log.warning("plaintext_on_the_network", listen_address=settings.listen_address)
     process.live["engine"], process.ready["replica"] = replica.not_live, replica.not_ready
@@ -279,6 +302,8 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
         await server.close(grace_s=_STREAM_GRACE_S)
         for task in work:
             task.cancel()
+    if tracing:
+        await tracing.close()
     _log.info("stopped", id=settings.id)
     return 0
 

@@ -72,13 +72,15 @@ class Replica:
         clock: Clock,
         rng: random.Random,
         process: ProcessStatistics | None = None,
+        make_hub: Callable[..., Hub] = Hub,
         kept: Callable[[int], None] = lambda _count: None,
     ) -> None:
         """`address` is what sidecars are told; `clock` and `rng` are all that it knows of time and chance.
 
-        `process` tells of the process around it; `kept` hears how many jobs have come into memory.
+        `make_hub` makes the hub, by default a plain one; `process` tells of the process around it; `kept` hears how many jobs have come into memory.
         """
         self.clock = clock
+        self._new_hub = make_hub
         keys = Keys(settings.etcd_root)
         self.settings = settings
         self.etcd = etcd
@@ -135,7 +137,7 @@ class Replica:
         self.watch = Watch(hub=self.hub, authorizer=self.authorizer, statistics=self.rpc_statistics)
 
     def _make_hub(self, settle: Callable[[Job, bool], None], may_fire: Callable[[], bool]) -> Hub:
-        self.hub = Hub(
+        self.hub = self._new_hub(
             replica=self.settings.id,
             settle=settle,
             may_fire=may_fire,

@@ -75,6 +75,13 @@ class ServeSettings:
     trust_anchors_file: Path = setting(Path("/var/run/secrets/dapr.io/tls/ca.crt"), "Trust anchors, with Sentry.")
     trust_domain: str = setting("localhost", "SPIFFE trust domain of the control plane.")
     app_trust_domains: tuple[str, ...] = setting(("public",), "SPIFFE trust domains of apps, comma separated.")
+    tracing: str = setting(
+        "off",
+        "OpenTelemetry spans, exported as the OTEL_* variables say. A trigger is a trace of its own with a link to what scheduled its job (link), or "
+        "part of that trace (parent).",
+        choices=("off", "link", "parent"),
+    )
+    tracing_spans_per_second: int = setting(100, "Bound on spans of triggers, and as much on those of calls.")
     admin_identities: tuple[str, ...] = setting(
         (),
         "Who may steer the cluster under mutual TLS: SPIFFE identities, * for any part, comma separated.",
@@ -110,6 +117,10 @@ class ServeSettings:
             raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
         if self.ack_timeout_s != 0 and not 0.1 <= self.ack_timeout_s < float("inf"):
             raise ConfigError(f"--ack-timeout is {self.ack_timeout_s} s; 0 is none, else at least 0.1")
+        if self.tracing not in {"off", "link", "parent"}:
+            raise ConfigError(f"--tracing is {self.tracing!r}, allowed are off, link and parent")
+        if self.tracing_spans_per_second < 1:
+            raise ConfigError(f"--tracing-spans-per-second is {self.tracing_spans_per_second}, at least 1 is needed")
         if not 2 <= self.lease_ttl_s <= 300:
             raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
         if not self.id or "/" in self.id:

@@ -13,6 +13,7 @@ from scheduler.aio.clock import Clock
 from scheduler.core import names
 from scheduler.core.errors import SchedulerError
 from scheduler.core.schedule import resolve
+from scheduler.core.trace_context import carried
 from scheduler.http2.call import Call, Method, Unary, coroutine
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.metrics import RpcStatistics
@@ -57,6 +58,8 @@ def record_of(request: pb.ScheduleJobRequest, now_ns: int) -> JobRecord:
     trigger = pb.WatchJobsResponse(name=request.name, metadata=request.metadata)
     if job.HasField("data"):
         trigger.data.CopyFrom(job.data)
+    if request.trace_parent and (context := carried(request.trace_parent, request.trace_state)) is not None:
+        trigger.trace_parent, trigger.trace_state = context
     policy = _DEFAULT_POLICY_BYTES
     if job.HasField("failure_policy") and job.failure_policy.WhichOneof("policy") is not None:
         policy = job.failure_policy.SerializeToString()

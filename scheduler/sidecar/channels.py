@@ -18,7 +18,7 @@ from scheduler.http2.exchange import exchange
 from scheduler.http2.grpc import Metadata, RpcError, Status
 from scheduler.http2.limits import Limits
 from scheduler.logs import get_logger
-from scheduler.sidecar.payload import body_of, event_of, identity_of, path_of
+from scheduler.sidecar.payload import body_of, context_of, event_of, identity_of, path_of
 
 _CALLBACK = "/dapr.proto.runtime.v1.AppCallback"
 _STABLE, _ALPHA = f"{_CALLBACK}/OnJobEvent", f"{_CALLBACK}Alpha/OnJobEventAlpha1"
@@ -99,7 +99,7 @@ def _unverified() -> ssl.SSLContext:
 
 
 def _headers(trigger: pb.WatchJobsResponse, token: str) -> dict[str, str]:
-    headers = {"content-type": "application/json", **identity_of(trigger)}
+    headers = {"content-type": "application/json", **identity_of(trigger), **context_of(trigger)}
     if token:
         headers["dapr-api-token"] = token
     return headers
@@ -229,7 +229,7 @@ class GrpcApp:
         if len(data) > self._max_bytes:
             _log.warning("trigger_undeliverable", job=trigger.name, bytes=len(data), allowed=self._max_bytes)
             return Verdict.FAILED
-        metadata: Metadata = tuple(identity_of(trigger).items())
+        metadata: Metadata = tuple({**identity_of(trigger), **context_of(trigger)}.items())
         if self._token:
             metadata = (*metadata, ("dapr-api-token", self._token))
         connection = self._channel.connection

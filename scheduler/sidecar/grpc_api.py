@@ -2,7 +2,6 @@
 
 import hmac
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
@@ -57,12 +56,16 @@ class GrpcApi:
             **health_methods(lambda service: True if service in {"", _SERVICE} else None),
         }
         for suffix in ("", "Alpha1"):
-            methods[f"/{_SERVICE}/ScheduleJob{suffix}"] = self._method(jobs_pb2.ScheduleJobRequest, self._schedule)
+            methods[f"/{_SERVICE}/ScheduleJob{suffix}"] = self._method(
+                jobs_pb2.ScheduleJobRequest, self._schedule, with_metadata=True
+            )
             methods[f"/{_SERVICE}/GetJob{suffix}"] = self._method(jobs_pb2.GetJobRequest, self._get)
             methods[f"/{_SERVICE}/DeleteJob{suffix}"] = self._method(jobs_pb2.DeleteJobRequest, self._delete)
         return methods
 
-    def _method(self, kind: type[Message], function: Callable[[Any], Awaitable[Message]]) -> Method:
+    def _method(
+        self, kind: type[Message], function: Callable[..., Awaitable[Message]], *, with_metadata: bool = False
+    ) -> Method:
         async def handler(request: bytes, call: Call) -> bytes:
             if self._token:
                 shown = dict(call.metadata).get("dapr-api-token", "").encode("utf-8", "surrogateescape")
@@ -75,16 +78,17 @@ class GrpcApi:
             except DecodeError as error:
                 raise RpcError(Status.INVALID_ARGUMENT, str(error)) from error
             try:
-                return (await function(message)).SerializeToString()
+                arguments = (message, dict(call.metadata)) if with_metadata else (message,)
+                return (await function(*arguments)).SerializeToString()
             except ApiError as error:
                 raise RpcError(error.status, error.message, details=error.details()) from error
 
         return coroutine(handler)
 
-    async def _schedule(self, request: jobs_pb2.ScheduleJobRequest) -> Message:
+    async def _schedule(self, request: jobs_pb2.ScheduleJobRequest, metadata: dict[str, str]) -> Message:
         if not request.HasField("job"):
             raise self._jobs.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_EMPTY", "Job is empty")
-        await self._jobs.schedule(request.job, overwrite=request.overwrite)
+        await self._jobs.schedule(request.job, overwrite=request.overwrite, headers=metadata)
         return jobs_pb2.ScheduleJobResponse()
 
     async def _get(self, request: jobs_pb2.GetJobRequest) -> Message:

@@ -149,7 +149,7 @@ class HttpApi:
 
     async def _job(self, request: Request, name: str) -> Answer:
         if request.method == "POST":
-            return await self._schedule(name, request.body)
+            return await self._schedule(name, request.body, request.headers)
         if request.method == "GET":
             return await self._get(name)
         if request.method == "DELETE":
@@ -181,7 +181,7 @@ class HttpApi:
     def _too_large() -> Answer:
         return _error(400, "ERR_BODY_READ", "failed to read request body: stream too large")
 
-    async def _schedule(self, name: str, body: bytes | None) -> Answer:
+    async def _schedule(self, name: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
         if body is None:
             return self._too_large()
         try:
@@ -195,7 +195,7 @@ class HttpApi:
             job.name = name.strip()
         except ValueError as error:
             return _error(400, "ERR_MALFORMED_REQUEST", f"the job's name is no text: {error}")
-        await self._jobs.schedule(job, overwrite=overwrite)
+        await self._jobs.schedule(job, overwrite=overwrite, headers=headers)
         return Answer(204)
 
     async def _get(self, name: str) -> Answer:

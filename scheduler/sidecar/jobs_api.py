@@ -1,10 +1,13 @@
 """The Jobs API behind both of its faces: checks, calls to the scheduler, and errors (sidecar-and-jobs-api.md 1.4, 1.5, 2.3)."""
 
+from collections.abc import Mapping
+
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status as RpcStatus
 
 from scheduler._pb.dapr.proto.runtime.v1 import jobs_pb2
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.core.trace_context import of_headers
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.upstream.schedulers import NoScheduler, Schedulers
 
@@ -59,8 +62,8 @@ class JobsApi:
         if not name:
             raise self.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_JOB_NAME_EMPTY", "Name is empty")
 
-    async def schedule(self, job: jobs_pb2.Job, *, overwrite: bool) -> None:
-        """Raises ApiError."""
+    async def schedule(self, job: jobs_pb2.Job, *, overwrite: bool, headers: Mapping[str, str]) -> None:
+        """`headers` are the caller's, for the trace context that its job's triggers carry on. Raises ApiError."""
         self._check_name(job.name)
         if not job.HasField("schedule") and not job.HasField("due_time"):
             raise self.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_SCHEDULE_EMPTY", "Schedule is empty")
@@ -73,6 +76,8 @@ class JobsApi:
         if job.HasField("failure_policy"):
             scheduled.failure_policy.CopyFrom(job.failure_policy)
         request = pb.ScheduleJobRequest(name=job.name, job=scheduled, metadata=self.metadata, overwrite=overwrite)
+        if (context := of_headers(headers)) is not None:
+            request.trace_parent, request.trace_state = context
         try:
             await self._schedulers.call("ScheduleJob", request, wait_for_ready=True)
         except RpcError as error:

@@ -106,6 +106,14 @@ def event_of(trigger: pb.WatchJobsResponse) -> bytes:
     return data
 
 
+def context_of(trigger: pb.WatchJobsResponse) -> dict[str, str]:
+    """The trigger's trace context as headers; empty where it has none."""
+    if not trigger.trace_parent:
+        return {}
+    state = {"tracestate": trigger.trace_state} if trigger.trace_state else {}
+    return {"traceparent": trigger.trace_parent, **state}
+
+
 def identity_of(trigger: pb.WatchJobsResponse) -> dict[str, str]:
     """The occurrence's identity as headers; empty from a scheduler that does not send it."""
     if not trigger.HasField("occurrence"):

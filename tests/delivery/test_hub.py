@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -41,13 +41,13 @@ class Partition:
 class Bench:
     """A hub with its surroundings played."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_hub: Callable[..., Hub] = Hub) -> None:
         self.shares = Shares()
         self.shares.update(1, Seat(1, 0), [])
         self.settled: list[Job] = []
         self.looks = 0
         self.statistics = DeliveryStatistics()
-        self.hub = Hub(
+        self.hub = make_hub(
             replica="r",
             settle=self._settle,
             may_fire=lambda: True,

@@ -26,17 +26,17 @@ from scheduler._pb.dapr.proto.common.v1 import common_pb2 as dapr_dot_proto_dot_
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'dapr/proto/scheduler/v1/scheduler.proto\x12\x17\x64\x61pr.proto.scheduler.v1\x1a!dapr/proto/common/v1/common.proto\x1a\x19google/protobuf/any.proto\"\x85\x02\n\x03Job\x12\x15\n\x08schedule\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07repeats\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x64ue_time\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03ttl\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\"\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x43\n\x0e\x66\x61ilure_policy\x18\x06 \x01(\x0b\x32&.dapr.proto.common.v1.JobFailurePolicyH\x04\x88\x01\x01\x42\x0b\n\t_scheduleB\n\n\x08_repeatsB\x0b\n\t_due_timeB\x06\n\x04_ttlB\x11\n\x0f_failure_policy\"\x0b\n\tTargetJob\"/\n\x13TargetActorReminder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"\x8d\x01\n\x11JobTargetMetadata\x12\x31\n\x03job\x18\x01 \x01(\x0b\x32\".dapr.proto.scheduler.v1.TargetJobH\x00\x12=\n\x05\x61\x63tor\x18\x02 \x01(\x0b\x32,.dapr.proto.scheduler.v1.TargetActorReminderH\x00\x42\x06\n\x04type\"\x9e\x01\n\x0bJobMetadata\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12:\n\x06target\x18\x03 \x01(\x0b\x32*.dapr.proto.scheduler.v1.JobTargetMetadata\x12\x1c\n\x0f\x63oncurrency_key\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_concurrency_key\"\xb4\x01\n\x10WatchJobsRequest\x12\x43\n\x07initial\x18\x01 \x01(\x0b\x32\x30.dapr.proto.scheduler.v1.WatchJobsRequestInitialH\x00\x12\x41\n\x06result\x18\x02 \x01(\x0b\x32/.dapr.proto.scheduler.v1.WatchJobsRequestResultH\x00\x42\x18\n\x16watch_job_request_type\"%\n\x15\x43oncurrencyLimitActor\x12\x0c\n\x04type\x18\x01 \x01(\t\"\x91\x01\n\x10\x43oncurrencyLimit\x12\x16\n\x0emax_concurrent\x18\x01 \x01(\x05\x12\x11\n\x04name\x18\x02 \x01(\tH\x01\x88\x01\x01\x12?\n\x05\x61\x63tor\x18\x03 \x01(\x0b\x32..dapr.proto.scheduler.v1.ConcurrencyLimitActorH\x00\x42\x08\n\x06targetB\x07\n\x05_name\"\xda\x01\n\x17WatchJobsRequestInitial\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63tor_types\x18\x03 \x03(\t\x12@\n\x10\x61\x63\x63\x65pt_job_types\x18\x04 \x03(\x0e\x32&.dapr.proto.scheduler.v1.JobTargetType\x12\x45\n\x12\x63oncurrency_limits\x18\x05 \x03(\x0b\x32).dapr.proto.scheduler.v1.ConcurrencyLimit\"k\n\x16WatchJobsRequestResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x45\n\x06status\x18\x02 \x01(\x0e\x32\x35.dapr.proto.scheduler.v1.WatchJobsRequestResultStatus\"\xc3\x01\n\x11WatchJobsResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\"\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x36\n\x08metadata\x18\x04 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12\x38\n\noccurrence\x18\x91N \x01(\x0b\x32#.dapr.proto.scheduler.v1.Occurrence\"\x94\x01\n\nOccurrence\x12\x12\n\ngeneration\x18\x01 \x01(\x06\x12\x19\n\x11scheduled_seconds\x18\x02 \x01(\x10\x12\x17\n\x0fscheduled_nanos\x18\x03 \x01(\x07\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x07\x12\r\n\x05\x65poch\x18\x05 \x01(\x06\x12\x0f\n\x07replica\x18\x06 \x01(\t\x12\r\n\x05index\x18\x07 \x01(\x07\"\x98\x01\n\x12ScheduleJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x03job\x18\x02 \x01(\x0b\x32\x1c.dapr.proto.scheduler.v1.Job\x12\x36\n\x08metadata\x18\x03 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12\x11\n\toverwrite\x18\x04 \x01(\x08\"\x15\n\x13ScheduleJobResponse\"U\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\";\n\x0eGetJobResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.dapr.proto.scheduler.v1.Job\"X\n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\"\x13\n\x11\x44\x65leteJobResponse\"{\n\x08NamedJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12)\n\x03job\x18\x03 \x01(\x0b\x32\x1c.dapr.proto.scheduler.v1.Job\"I\n\x0fListJobsRequest\x12\x36\n\x08metadata\x18\x01 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\"C\n\x10ListJobsResponse\x12/\n\x04jobs\x18\x01 \x03(\x0b\x32!.dapr.proto.scheduler.v1.NamedJob\"\x13\n\x11WatchHostsRequest\"B\n\x12WatchHostsResponse\x12,\n\x05hosts\x18\x01 \x03(\x0b\x32\x1d.dapr.proto.scheduler.v1.Host\"\x17\n\x04Host\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"\x83\x01\n\x17\x44\x65leteByMetadataRequest\x12\x36\n\x08metadata\x18\x01 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12\x1c\n\x0fid_prefix_match\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x12\n\x10_id_prefix_match\"\x1a\n\x18\x44\x65leteByMetadataResponse\"h\n\x19\x44\x65leteByNamePrefixRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\"\x1c\n\x1a\x44\x65leteByNamePrefixResponse*L\n\rJobTargetType\x12\x17\n\x13JOB_TARGET_TYPE_JOB\x10\x00\x12\"\n\x1eJOB_TARGET_TYPE_ACTOR_REMINDER\x10\x01*7\n\x1cWatchJobsRequestResultStatus\x12\x0b\n\x07SUCCESS\x10\x00\x12\n\n\x06\x46\x41ILED\x10\x01\x32\xee\x06\n\tScheduler\x12j\n\x0bScheduleJob\x12+.dapr.proto.scheduler.v1.ScheduleJobRequest\x1a,.dapr.proto.scheduler.v1.ScheduleJobResponse\"\x00\x12[\n\x06GetJob\x12&.dapr.proto.scheduler.v1.GetJobRequest\x1a\'.dapr.proto.scheduler.v1.GetJobResponse\"\x00\x12\x64\n\tDeleteJob\x12).dapr.proto.scheduler.v1.DeleteJobRequest\x1a*.dapr.proto.scheduler.v1.DeleteJobResponse\"\x00\x12h\n\tWatchJobs\x12).dapr.proto.scheduler.v1.WatchJobsRequest\x1a*.dapr.proto.scheduler.v1.WatchJobsResponse\"\x00(\x01\x30\x01\x12\x61\n\x08ListJobs\x12(.dapr.proto.scheduler.v1.ListJobsRequest\x1a).dapr.proto.scheduler.v1.ListJobsResponse\"\x00\x12i\n\nWatchHosts\x12*.dapr.proto.scheduler.v1.WatchHostsRequest\x1a+.dapr.proto.scheduler.v1.WatchHostsResponse\"\x00\x30\x01\x12y\n\x10\x44\x65leteByMetadata\x12\x30.dapr.proto.scheduler.v1.DeleteByMetadataRequest\x1a\x31.dapr.proto.scheduler.v1.DeleteByMetadataResponse\"\x00\x12\x7f\n\x12\x44\x65leteByNamePrefix\x12\x32.dapr.proto.scheduler.v1.DeleteByNamePrefixRequest\x1a\x33.dapr.proto.scheduler.v1.DeleteByNamePrefixResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'dapr/proto/scheduler/v1/scheduler.proto\x12\x17\x64\x61pr.proto.scheduler.v1\x1a!dapr/proto/common/v1/common.proto\x1a\x19google/protobuf/any.proto\"\x85\x02\n\x03Job\x12\x15\n\x08schedule\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07repeats\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08\x64ue_time\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x03ttl\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\"\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x43\n\x0e\x66\x61ilure_policy\x18\x06 \x01(\x0b\x32&.dapr.proto.common.v1.JobFailurePolicyH\x04\x88\x01\x01\x42\x0b\n\t_scheduleB\n\n\x08_repeatsB\x0b\n\t_due_timeB\x06\n\x04_ttlB\x11\n\x0f_failure_policy\"\x0b\n\tTargetJob\"/\n\x13TargetActorReminder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"\x8d\x01\n\x11JobTargetMetadata\x12\x31\n\x03job\x18\x01 \x01(\x0b\x32\".dapr.proto.scheduler.v1.TargetJobH\x00\x12=\n\x05\x61\x63tor\x18\x02 \x01(\x0b\x32,.dapr.proto.scheduler.v1.TargetActorReminderH\x00\x42\x06\n\x04type\"\x9e\x01\n\x0bJobMetadata\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12:\n\x06target\x18\x03 \x01(\x0b\x32*.dapr.proto.scheduler.v1.JobTargetMetadata\x12\x1c\n\x0f\x63oncurrency_key\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_concurrency_key\"\xb4\x01\n\x10WatchJobsRequest\x12\x43\n\x07initial\x18\x01 \x01(\x0b\x32\x30.dapr.proto.scheduler.v1.WatchJobsRequestInitialH\x00\x12\x41\n\x06result\x18\x02 \x01(\x0b\x32/.dapr.proto.scheduler.v1.WatchJobsRequestResultH\x00\x42\x18\n\x16watch_job_request_type\"%\n\x15\x43oncurrencyLimitActor\x12\x0c\n\x04type\x18\x01 \x01(\t\"\x91\x01\n\x10\x43oncurrencyLimit\x12\x16\n\x0emax_concurrent\x18\x01 \x01(\x05\x12\x11\n\x04name\x18\x02 \x01(\tH\x01\x88\x01\x01\x12?\n\x05\x61\x63tor\x18\x03 \x01(\x0b\x32..dapr.proto.scheduler.v1.ConcurrencyLimitActorH\x00\x42\x08\n\x06targetB\x07\n\x05_name\"\xda\x01\n\x17WatchJobsRequestInitial\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63tor_types\x18\x03 \x03(\t\x12@\n\x10\x61\x63\x63\x65pt_job_types\x18\x04 \x03(\x0e\x32&.dapr.proto.scheduler.v1.JobTargetType\x12\x45\n\x12\x63oncurrency_limits\x18\x05 \x03(\x0b\x32).dapr.proto.scheduler.v1.ConcurrencyLimit\"k\n\x16WatchJobsRequestResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x45\n\x06status\x18\x02 \x01(\x0e\x32\x35.dapr.proto.scheduler.v1.WatchJobsRequestResultStatus\"\xf0\x01\n\x11WatchJobsResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\x04\x12\"\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x36\n\x08metadata\x18\x04 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12\x38\n\noccurrence\x18\x91N \x01(\x0b\x32#.dapr.proto.scheduler.v1.Occurrence\x12\x15\n\x0ctrace_parent\x18\x92N \x01(\t\x12\x14\n\x0btrace_state\x18\x93N \x01(\t\"\x94\x01\n\nOccurrence\x12\x12\n\ngeneration\x18\x01 \x01(\x06\x12\x19\n\x11scheduled_seconds\x18\x02 \x01(\x10\x12\x17\n\x0fscheduled_nanos\x18\x03 \x01(\x07\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x07\x12\r\n\x05\x65poch\x18\x05 \x01(\x06\x12\x0f\n\x07replica\x18\x06 \x01(\t\x12\r\n\x05index\x18\x07 \x01(\x07\"\xc5\x01\n\x12ScheduleJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x03job\x18\x02 \x01(\x0b\x32\x1c.dapr.proto.scheduler.v1.Job\x12\x36\n\x08metadata\x18\x03 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12\x11\n\toverwrite\x18\x04 \x01(\x08\x12\x15\n\x0ctrace_parent\x18\x91N \x01(\t\x12\x14\n\x0btrace_state\x18\x92N \x01(\t\"\x15\n\x13ScheduleJobResponse\"U\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\";\n\x0eGetJobResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.dapr.proto.scheduler.v1.Job\"X\n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\"\x13\n\x11\x44\x65leteJobResponse\"{\n\x08NamedJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12)\n\x03job\x18\x03 \x01(\x0b\x32\x1c.dapr.proto.scheduler.v1.Job\"I\n\x0fListJobsRequest\x12\x36\n\x08metadata\x18\x01 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\"C\n\x10ListJobsResponse\x12/\n\x04jobs\x18\x01 \x03(\x0b\x32!.dapr.proto.scheduler.v1.NamedJob\"\x13\n\x11WatchHostsRequest\"B\n\x12WatchHostsResponse\x12,\n\x05hosts\x18\x01 \x03(\x0b\x32\x1d.dapr.proto.scheduler.v1.Host\"\x17\n\x04Host\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"\x83\x01\n\x17\x44\x65leteByMetadataRequest\x12\x36\n\x08metadata\x18\x01 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\x12\x1c\n\x0fid_prefix_match\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x12\n\x10_id_prefix_match\"\x1a\n\x18\x44\x65leteByMetadataResponse\"h\n\x19\x44\x65leteByNamePrefixRequest\x12\x13\n\x0bname_prefix\x18\x01 \x01(\t\x12\x36\n\x08metadata\x18\x02 \x01(\x0b\x32$.dapr.proto.scheduler.v1.JobMetadata\"\x1c\n\x1a\x44\x65leteByNamePrefixResponse*L\n\rJobTargetType\x12\x17\n\x13JOB_TARGET_TYPE_JOB\x10\x00\x12\"\n\x1eJOB_TARGET_TYPE_ACTOR_REMINDER\x10\x01*7\n\x1cWatchJobsRequestResultStatus\x12\x0b\n\x07SUCCESS\x10\x00\x12\n\n\x06\x46\x41ILED\x10\x01\x32\xee\x06\n\tScheduler\x12j\n\x0bScheduleJob\x12+.dapr.proto.scheduler.v1.ScheduleJobRequest\x1a,.dapr.proto.scheduler.v1.ScheduleJobResponse\"\x00\x12[\n\x06GetJob\x12&.dapr.proto.scheduler.v1.GetJobRequest\x1a\'.dapr.proto.scheduler.v1.GetJobResponse\"\x00\x12\x64\n\tDeleteJob\x12).dapr.proto.scheduler.v1.DeleteJobRequest\x1a*.dapr.proto.scheduler.v1.DeleteJobResponse\"\x00\x12h\n\tWatchJobs\x12).dapr.proto.scheduler.v1.WatchJobsRequest\x1a*.dapr.proto.scheduler.v1.WatchJobsResponse\"\x00(\x01\x30\x01\x12\x61\n\x08ListJobs\x12(.dapr.proto.scheduler.v1.ListJobsRequest\x1a).dapr.proto.scheduler.v1.ListJobsResponse\"\x00\x12i\n\nWatchHosts\x12*.dapr.proto.scheduler.v1.WatchHostsRequest\x1a+.dapr.proto.scheduler.v1.WatchHostsResponse\"\x00\x30\x01\x12y\n\x10\x44\x65leteByMetadata\x12\x30.dapr.proto.scheduler.v1.DeleteByMetadataRequest\x1a\x31.dapr.proto.scheduler.v1.DeleteByMetadataResponse\"\x00\x12\x7f\n\x12\x44\x65leteByNamePrefix\x12\x32.dapr.proto.scheduler.v1.DeleteByNamePrefixRequest\x1a\x33.dapr.proto.scheduler.v1.DeleteByNamePrefixResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dapr.proto.scheduler.v1.scheduler_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBTARGETTYPE']._serialized_start=2928
-  _globals['_JOBTARGETTYPE']._serialized_end=3004
-  _globals['_WATCHJOBSREQUESTRESULTSTATUS']._serialized_start=3006
-  _globals['_WATCHJOBSREQUESTRESULTSTATUS']._serialized_end=3061
+  _globals['_JOBTARGETTYPE']._serialized_start=3018
+  _globals['_JOBTARGETTYPE']._serialized_end=3094
+  _globals['_WATCHJOBSREQUESTRESULTSTATUS']._serialized_start=3096
+  _globals['_WATCHJOBSREQUESTRESULTSTATUS']._serialized_end=3151
   _globals['_JOB']._serialized_start=131
   _globals['_JOB']._serialized_end=392
   _globals['_TARGETJOB']._serialized_start=394
@@ -58,41 +58,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHJOBSREQUESTRESULT']._serialized_start=1352
   _globals['_WATCHJOBSREQUESTRESULT']._serialized_end=1459
   _globals['_WATCHJOBSRESPONSE']._serialized_start=1462
-  _globals['_WATCHJOBSRESPONSE']._serialized_end=1657
-  _globals['_OCCURRENCE']._serialized_start=1660
-  _globals['_OCCURRENCE']._serialized_end=1808
-  _globals['_SCHEDULEJOBREQUEST']._serialized_start=1811
-  _globals['_SCHEDULEJOBREQUEST']._serialized_end=1963
-  _globals['_SCHEDULEJOBRESPONSE']._serialized_start=1965
-  _globals['_SCHEDULEJOBRESPONSE']._serialized_end=1986
-  _globals['_GETJOBREQUEST']._serialized_start=1988
-  _globals['_GETJOBREQUEST']._serialized_end=2073
-  _globals['_GETJOBRESPONSE']._serialized_start=2075
-  _globals['_GETJOBRESPONSE']._serialized_end=2134
-  _globals['_DELETEJOBREQUEST']._serialized_start=2136
-  _globals['_DELETEJOBREQUEST']._serialized_end=2224
-  _globals['_DELETEJOBRESPONSE']._serialized_start=2226
-  _globals['_DELETEJOBRESPONSE']._serialized_end=2245
-  _globals['_NAMEDJOB']._serialized_start=2247
-  _globals['_NAMEDJOB']._serialized_end=2370
-  _globals['_LISTJOBSREQUEST']._serialized_start=2372
-  _globals['_LISTJOBSREQUEST']._serialized_end=2445
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2447
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2514
-  _globals['_WATCHHOSTSREQUEST']._serialized_start=2516
-  _globals['_WATCHHOSTSREQUEST']._serialized_end=2535
-  _globals['_WATCHHOSTSRESPONSE']._serialized_start=2537
-  _globals['_WATCHHOSTSRESPONSE']._serialized_end=2603
-  _globals['_HOST']._serialized_start=2605
-  _globals['_HOST']._serialized_end=2628
-  _globals['_DELETEBYMETADATAREQUEST']._serialized_start=2631
-  _globals['_DELETEBYMETADATAREQUEST']._serialized_end=2762
-  _globals['_DELETEBYMETADATARESPONSE']._serialized_start=2764
-  _globals['_DELETEBYMETADATARESPONSE']._serialized_end=2790
-  _globals['_DELETEBYNAMEPREFIXREQUEST']._serialized_start=2792
-  _globals['_DELETEBYNAMEPREFIXREQUEST']._serialized_end=2896
-  _globals['_DELETEBYNAMEPREFIXRESPONSE']._serialized_start=2898
-  _globals['_DELETEBYNAMEPREFIXRESPONSE']._serialized_end=2926
-  _globals['_SCHEDULER']._serialized_start=3064
-  _globals['_SCHEDULER']._serialized_end=3942
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=1702
+  _globals['_OCCURRENCE']._serialized_start=1705
+  _globals['_OCCURRENCE']._serialized_end=1853
+  _globals['_SCHEDULEJOBREQUEST']._serialized_start=1856
+  _globals['_SCHEDULEJOBREQUEST']._serialized_end=2053
+  _globals['_SCHEDULEJOBRESPONSE']._serialized_start=2055
+  _globals['_SCHEDULEJOBRESPONSE']._serialized_end=2076
+  _globals['_GETJOBREQUEST']._serialized_start=2078
+  _globals['_GETJOBREQUEST']._serialized_end=2163
+  _globals['_GETJOBRESPONSE']._serialized_start=2165
+  _globals['_GETJOBRESPONSE']._serialized_end=2224
+  _globals['_DELETEJOBREQUEST']._serialized_start=2226
+  _globals['_DELETEJOBREQUEST']._serialized_end=2314
+  _globals['_DELETEJOBRESPONSE']._serialized_start=2316
+  _globals['_DELETEJOBRESPONSE']._serialized_end=2335
+  _globals['_NAMEDJOB']._serialized_start=2337
+  _globals['_NAMEDJOB']._serialized_end=2460
+  _globals['_LISTJOBSREQUEST']._serialized_start=2462
+  _globals['_LISTJOBSREQUEST']._serialized_end=2535
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2537
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2604
+  _globals['_WATCHHOSTSREQUEST']._serialized_start=2606
+  _globals['_WATCHHOSTSREQUEST']._serialized_end=2625
+  _globals['_WATCHHOSTSRESPONSE']._serialized_start=2627
+  _globals['_WATCHHOSTSRESPONSE']._serialized_end=2693
+  _globals['_HOST']._serialized_start=2695
+  _globals['_HOST']._serialized_end=2718
+  _globals['_DELETEBYMETADATAREQUEST']._serialized_start=2721
+  _globals['_DELETEBYMETADATAREQUEST']._serialized_end=2852
+  _globals['_DELETEBYMETADATARESPONSE']._serialized_start=2854
+  _globals['_DELETEBYMETADATARESPONSE']._serialized_end=2880
+  _globals['_DELETEBYNAMEPREFIXREQUEST']._serialized_start=2882
+  _globals['_DELETEBYNAMEPREFIXREQUEST']._serialized_end=2986
+  _globals['_DELETEBYNAMEPREFIXRESPONSE']._serialized_start=2988
+  _globals['_DELETEBYNAMEPREFIXRESPONSE']._serialized_end=3016
+  _globals['_SCHEDULER']._serialized_start=3154
+  _globals['_SCHEDULER']._serialized_end=4032
 # @@protoc_insertion_point(module_scope)

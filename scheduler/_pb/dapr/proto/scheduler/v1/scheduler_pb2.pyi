@@ -117,18 +117,22 @@ class WatchJobsRequestResult(_message.Message):
     def __init__(self, id: _Optional[int] = ..., status: _Optional[_Union[WatchJobsRequestResultStatus, str]] = ...) -> None: ...
 
 class WatchJobsResponse(_message.Message):
-    __slots__ = ("name", "id", "data", "metadata", "occurrence")
+    __slots__ = ("name", "id", "data", "metadata", "occurrence", "trace_parent", "trace_state")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     OCCURRENCE_FIELD_NUMBER: _ClassVar[int]
+    TRACE_PARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACE_STATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     id: int
     data: _any_pb2.Any
     metadata: JobMetadata
     occurrence: Occurrence
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., metadata: _Optional[_Union[JobMetadata, _Mapping]] = ..., occurrence: _Optional[_Union[Occurrence, _Mapping]] = ...) -> None: ...
+    trace_parent: str
+    trace_state: str
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., metadata: _Optional[_Union[JobMetadata, _Mapping]] = ..., occurrence: _Optional[_Union[Occurrence, _Mapping]] = ..., trace_parent: _Optional[str] = ..., trace_state: _Optional[str] = ...) -> None: ...
 
 class Occurrence(_message.Message):
     __slots__ = ("generation", "scheduled_seconds", "scheduled_nanos", "attempt", "epoch", "replica", "index")
@@ -149,16 +153,20 @@ class Occurrence(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., scheduled_seconds: _Optional[int] = ..., scheduled_nanos: _Optional[int] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., replica: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
 
 class ScheduleJobRequest(_message.Message):
-    __slots__ = ("name", "job", "metadata", "overwrite")
+    __slots__ = ("name", "job", "metadata", "overwrite", "trace_parent", "trace_state")
     NAME_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    TRACE_PARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACE_STATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     job: Job
     metadata: JobMetadata
     overwrite: bool
-    def __init__(self, name: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., metadata: _Optional[_Union[JobMetadata, _Mapping]] = ..., overwrite: bool = ...) -> None: ...
+    trace_parent: str
+    trace_state: str
+    def __init__(self, name: _Optional[str] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., metadata: _Optional[_Union[JobMetadata, _Mapping]] = ..., overwrite: bool = ..., trace_parent: _Optional[str] = ..., trace_state: _Optional[str] = ...) -> None: ...
 
 class ScheduleJobResponse(_message.Message):
     __slots__ = ()
