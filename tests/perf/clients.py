@@ -26,7 +26,7 @@ class Work(NamedTuple):
 
     mode: str
     jobs: int
-    seconds: int = 10
+    seconds: int = 8
     spread_s: int = 0
     payload_bytes: int = 32
     concurrency: int = 128

@@ -26,9 +26,9 @@ _FILLERS = 8
 _LARGE = ("--quota-backend-bytes=8589934592", "--snapshot-count=1000000")
 
 
-async def fill(endpoint: str, count: int, payload_bytes: int) -> None:
-    """Put the jobs into etcd."""
-    puts = idle_records(count, payload_bytes, time.time_ns(), random.Random(count))
+async def fill(endpoint: str, count: int, payload_bytes: int, *, begin: int = 0) -> None:
+    """Put the jobs into etcd, numbered from `begin` on."""
+    puts = idle_records(count, payload_bytes, time.time_ns(), random.Random(count), begin=begin)
     etcd = Etcd([endpoint], rng=random.Random(1))
 
     async def filler() -> None:

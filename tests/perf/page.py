@@ -3,13 +3,18 @@
 import json
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from tests.perf.plots import svg
 from tests.perf.rows import ROWS, Bar, Row
+from tests.perf.series import SERIES
 from tests.support.processes import ROOT
 
 JSON, PAGE = ROOT / "docs" / "performance.json", ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+PLOTS = ROOT / "docs" / "plots"
+PLOT_MARKS = ("<!-- plots: begin -->\n", "<!-- plots: end -->\n")
 FAILOVER_MARKS = ("<!-- fail-over: begin -->\n", "<!-- fail-over: end -->\n")
 # What a faster machine does more of, and what takes it less time. Counts, bytes and ratios are as they are.
 _RATES, _TIMES = ("(per s)",), ("(ms)", "(us)", "(s)", "(cores)")
@@ -114,11 +119,12 @@ def failover(found: Document) -> Iterator[str]:
     """The table of what `python -m tests.perf.failover` found."""
     yield f"\n| fault | triggers/s | verdict | {' | '.join(_FAILOVER)} | factor before, after |"
     yield f"| --- | --- | --- | {' | '.join('---' for _ in _FAILOVER)} | --- |"
-    for name, entry in found.items():
-        figures = " | ".join(number(entry["figures"][figure]) for figure in _FAILOVER.values())
+    for entry in found.values():
         factors = ", ".join(f"{one:.2f}" for one in entry["factors"] if one is not None) or "unknown"
-        verdict = "; ".join(entry["problems"]) or "pass"
-        yield f"| {name} | {number(entry['jobs'])} | {verdict} | {figures} | {factors} |"
+        for part in entry["parts"]:
+            figures = " | ".join(number(part["figures"][figure]) for figure in _FAILOVER.values())
+            verdict = "; ".join(part["problems"]) or "pass"
+            yield f"| {part['name']} | {number(entry['jobs'])} | {verdict} | {figures} | {factors} |"
 
 
 def _filled(page: str, marks: tuple[str, str], lines: Iterator[str], command: str) -> str:
@@ -129,9 +135,35 @@ def _filled(page: str, marks: tuple[str, str], lines: Iterator[str], command: st
     return f"{before}{begin}{text.strip()}\n{end}{after}"
 
 
+def _plots(found: Document) -> Iterator[str]:
+    """Each plot with when it was measured."""
+    for series in SERIES:
+        if entry := found.get(series.key):
+            factors = ", ".join(f"{one:.2f}" for one in entry["factors"] if one is not None) or "unknown"
+            wrong = [f"{name} {count}" for one in entry["points"] for name, count in one["faults"].items() if count]
+            verdict = f" NOT CORRECT: {', '.join(wrong)}." if wrong else ""
+            yield f"![{series.title}](plots/{series.key}.svg)\n"
+            yield f"Measured on {entry['at']}, factor before and after {factors}, one run a point.{verdict}\n"
+
+
+def drawn(document: Document) -> dict[Path, str]:
+    """The plots, by where they are kept."""
+    return {
+        PLOTS / f"{series.key}.svg": svg(
+            series.title,
+            series.grows,
+            [(figure, [(one["x"], one["figures"][figure]) for one in entry["points"]]) for figure in series.figures],
+            logarithmic=series.grows != "replicas",
+        )
+        for series in SERIES
+        if (entry := document.get("series", {}).get(series.key))
+    }
+
+
 def render(page: str, document: Document) -> str:
     """The page with its measured parts made anew."""
-    measured = document.keys() - {"failover"}
+    measured = document.keys() - {"failover", "series"}
     page = _filled(page, (BEGIN, END), rendered(document) if measured else iter(()), "scripts/measure")
-    found = document.get("failover")
+    found, plotted = document.get("failover"), document.get("series")
+    page = _filled(page, PLOT_MARKS, _plots(plotted) if plotted else iter(()), "scripts/measure --plots")
     return _filled(page, FAILOVER_MARKS, failover(found) if found else iter(()), "python -m tests.perf.failover")

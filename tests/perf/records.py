@@ -14,12 +14,12 @@ _PARTITIONS = 128
 _DAY_S = 86_400
 
 
-def idle_records(count: int, payload_bytes: int, now_ns: int, rng: random.Random) -> Iterator[Put]:
+def idle_records(count: int, payload_bytes: int, now_ns: int, rng: random.Random, *, begin: int = 0) -> Iterator[Put]:
     """One-shots of one app, due within a year from tomorrow on."""
     keys, target = Keys("/scheduler"), names.app_target("default", "idle")
     request = pb.ScheduleJobRequest(metadata=job_metadata(app_id="idle"))
     request.job.data.value = bytes(payload_bytes)
-    for number in range(count):
+    for number in range(begin, begin + count):
         request.name = f"job-{number:08d}"
         request.job.due_time = f"{_DAY_S + rng.randrange(365 * _DAY_S)}s"
         record = record_of(request, now_ns)

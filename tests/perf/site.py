@@ -86,6 +86,14 @@ class Site:
         """How many triggers the replicas have sent."""
         return sum(samples(one.metrics_port)["scheduler_triggers_sent_total"] for one in self.replicas)
 
+    def wait_for_jobs(self, count: int) -> None:
+        """Until the replicas hold so many."""
+        wait_until(
+            lambda: sum(samples(one.metrics_port)["scheduler_jobs"] for one in self.replicas) >= count,
+            timeout_s=300,
+            what=f"{count} jobs are there",
+        )
+
     @contextmanager
     def counting_transactions(self, seconds: float, figures: dict[str, float]) -> Iterator[None]:
         """While a client runs: etcd's transactions per trigger, from a second after the first trigger on, for so long."""

@@ -7,7 +7,7 @@ from tests.perf.page import failover
 
 FIRST = [100 * S, 100 * S + S // 2]
 UNTIL = 110 * S
-KILLED = Fault(105 * S, 6.0, may_repeat=True)
+KILLED = Fault("kill -9", 105 * S, 6.0, may_repeat=True)
 
 
 def clean(late_s: float = 0.002) -> list[Delivery]:
@@ -21,7 +21,8 @@ def clean(late_s: float = 0.002) -> list[Delivery]:
 def judged(deliveries: list[Delivery], fault: Fault = KILLED, lost_ns: dict[int, int] | None = None):
     seen = Seen()
     seen.deliveries, seen.lost_ns = deliveries, lost_ns or {}
-    return account(seen, FIRST, UNTIL, fault)
+    [part] = account(seen, FIRST, UNTIL, [fault])
+    return part.figures, part.problems
 
 
 def test_a_clean_history_passes() -> None:
@@ -86,13 +87,26 @@ def test_the_time_until_firing_resumes_is_promised_and_the_backlogs_time_is_show
     assert problems[0] == "resumed after 4.00 s, promised are 3.00 s" and "late by 4.00 s" in problems[1]
 
 
+def test_each_fault_has_its_own_part() -> None:
+    seen = Seen()
+    seen.deliveries = held_up(109)
+    lost = seen.deliveries.pop(0)
+    back = Fault("it comes back", 109 * S + S // 20, 0.5, may_repeat=False)
+    killed, returned = account(seen, FIRST, UNTIL, [KILLED, back])
+    assert lost.scheduled_ns == FIRST[0] and killed.problems == ["lost: 1"]
+    assert (killed.figures["held up"], returned.figures["held up"]) == (1, 3)
+    assert killed.figures["occurrences"] + returned.figures["occurrences"] == 19
+    assert "more than the promised 0.50 s" in returned.problems[0]
+
+
 @pytest.mark.e2e
 @pytest.mark.etcd
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_crash_at_a_thousand_triggers_a_second_loses_nothing(tmp_path) -> None:
     entry = play("kill", 1_000, tmp_path)
-    assert entry["problems"] == [], entry
-    figures = entry["figures"]
-    assert figures["occurrences"] > 15_000 and figures["jobs that moved"] > 250 and figures["held up"] > 250, figures
-    assert "| kill | 1,000 | pass |" in "\n".join(failover({"kill": entry}))
+    killed, returned = entry["parts"]
+    assert killed["problems"] == [], killed
+    assert returned["figures"]["lost"] == returned["figures"]["repeated"] == returned["figures"]["early"] == 0, returned
+    assert killed["figures"]["held up"] > 250 and killed["figures"]["jobs that moved"] > 250, killed
+    assert "| kill -9 | 1,000 | pass |" in "\n".join(failover({"kill": entry}))

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from tests.perf import clients
 from tests.perf.clients import OurBench, Run, TooSlow, Work, told_by_go
-from tests.perf.page import BEGIN, END, FAILOVER_MARKS, PAGE, at_one, kept, render
+from tests.perf.page import BEGIN, END, FAILOVER_MARKS, PAGE, PLOT_MARKS, at_one, drawn, kept, render
 from tests.perf.rows import CPU, CREATES, LATE_50, LATE_99, ROWS, TRANSACTIONS, one_run
 from tests.perf.site import running
 from tests.support.processes import ROOT
@@ -19,13 +20,15 @@ def entry(*rounds: tuple[dict, dict], factors=(2.0, 2.0)) -> dict:
 
 
 def page_of(document: dict) -> str:
-    other = "".join(FAILOVER_MARKS)
+    other = "".join((*PLOT_MARKS, *FAILOVER_MARKS))
     return render(f"a{BEGIN}old{END}{other}z", document)
 
 
 def test_the_page_is_made_from_its_json() -> None:
     page = PAGE.read_text()
     assert page == render(page, kept()), "scripts/measure --render-only makes it anew"
+    for path, text in drawn(kept()).items():
+        assert path.read_text() == text, "scripts/measure --render-only makes it anew"
 
 
 def test_a_faster_machine_does_more_in_less_time() -> None:
@@ -94,6 +97,18 @@ def test_a_run_that_was_too_slow_to_create_is_given_more_time() -> None:
 
     assert clients._in_time(Work("storm", 100, creates_per_s=1_000), attempt) == Run({}, {}, "")
     assert given == [1_000, 500, 250]
+
+
+def test_a_plot_shows_every_point_and_is_the_same_each_time() -> None:
+    points = [{"x": x, "figures": {LATE_50: y, LATE_99: 3 * y}, "faults": {}} for x, y in ((1_000, 2.0), (20_000, 4.0))]
+    document = {"series": {"load": {"at": "2026-01-01 10:00", "factors": [1.0, 1.0], "points": points}}}
+    [(path, text)] = drawn(document).items()
+    root = ET.fromstring(text)
+    circles = root.findall("{*}circle")
+    assert path.name == "load.svg" and len(circles) == 4 and text == drawn(document)[path]
+    assert float(circles[0].get("cy")) > float(circles[1].get("cy")) > float(circles[3].get("cy"))
+    assert float(circles[0].get("cx")) == 70 and float(circles[1].get("cx")) == 620
+    assert "plots/load.svg" in page_of(document)
 
 
 @pytest.mark.e2e
