@@ -97,7 +97,7 @@ class Replica:
         )
         self.engine = Engine(
             replica=settings.id,
-            reader=PartitionReader(etcd=etcd, keys=keys),
+            reader=PartitionReader(etcd=etcd, keys=keys, max_txn_ops=settings.etcd_max_txn_ops),
             log=ProgressLog(etcd=etcd, keys=keys, max_txn_ops=settings.etcd_max_txn_ops),
             lease=lambda: self.cluster.tenure,
             clock=clock,

@@ -63,6 +63,9 @@ class PartitionOwner(Protocol):
     def lose(self, partition: int) -> None:
         """The claim is gone: drop everything of it at once."""
 
+    async def catch_up(self) -> None:
+        """Return once all that is fired is known as it stood in etcd at the call, or later. Raises EtcdError."""
+
 
 class Gates(Protocol):
     """The concurrency limits, as the cluster sees them."""
@@ -130,6 +133,7 @@ class Cluster:
         self._watches: list[WatchHandle] = []
         self._tasks: asyncio.TaskGroup | None = None
         self._lease_gone = asyncio.Event()
+        self._confirming = False
         self._draining = False
         self._drained = asyncio.Event()
         # Drained by an operator: a member without partitions, until it is told otherwise.
@@ -187,7 +191,7 @@ class Cluster:
         self._lease = await self._etcd.lease_grant(self._ttl_s)
         if self._lease_file is not None:
             self._lease_file.write(self._lease)
-        self.tenure.renew(started_s, self._ttl_s)
+        self.tenure.renew(started_s, self._ttl_s, self._clock.boottime_s())
         self._lease_gone.clear()
         self._unread = True
         self._shares.reset()
@@ -232,7 +236,27 @@ class Cluster:
         if ttl_s <= 0:
             self._give_lease_up()
         elif not self._lease_gone.is_set():
-            self.tenure.renew(started_s, ttl_s)
+            self.tenure.renew(started_s, ttl_s, self._clock.boottime_s())
+            if self.tenure.doubted and not self._confirming and self._tasks is not None:
+                self._confirming = True
+                self._tasks.create_task(self._confirm(), name="cluster confirmation after a lapse of trust")
+
+    async def _confirm(self) -> None:
+        """Trust in the lease had lapsed: act again only on what is known to be newer than its return (promise G8)."""
+        started_s = self._clock.boottime_s()
+        try:
+            while self.tenure.doubted:
+                lapses = self.tenure.lapses
+                try:
+                    await self._owner().catch_up()
+                except EtcdError as error:
+                    _log.warning("catch_up_failed", error=str(error))
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    self.tenure.confirm(lapses)
+            _log.info("trusted_again", lease=self._lease, caught_up_s=round(self._clock.boottime_s() - started_s, 3))
+        finally:
+            self._confirming = False
 
     def _give_lease_up(self) -> None:
         """Act no more: the lease is gone, or about to go."""

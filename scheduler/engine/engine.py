@@ -12,6 +12,7 @@ from collections.abc import Callable
 from scheduler.aio.clock import Clock
 from scheduler.core.lifecycle import Job, Progress, State
 from scheduler.core.timers import TimerQueue
+from scheduler.engine.catch_up import catch_up
 from scheduler.engine.commits import Commits
 from scheduler.engine.partition import OwnedPartition, Phase
 from scheduler.engine.ports import Hub, Lease
@@ -109,6 +110,7 @@ class Engine:
         started_s = self._clock.boottime_s()
         if owned.phase is Phase.FIRING:
             owned.phase = Phase.RELEASING
+            owned.news.set()
             for job in owned.jobs.values():
                 if job.state is _ARMED or job.state is _WAITING:
                     self._let_go(job)
@@ -131,8 +133,20 @@ class Engine:
             _log.warning("partition_lost", partition=partition, epoch=owned.epoch)
             self._end(owned)
 
+    async def catch_up(self) -> None:
+        """Return once all that is fired is known as etcd holds it now, or later. Raises EtcdError."""
+        fired = [owned for owned in self.partitions.values() if owned.phase is Phase.FIRING]
+        await catch_up(fired, self._reader, self._silent)
+
+    def _silent(self, owned: OwnedPartition) -> None:
+        """Its watch does not tell what it should: it counts as lost."""
+        if owned.watch is not None:
+            owned.watch.cancel()
+            self._watch_lost(owned, "silent")
+
     def _end(self, owned: OwnedPartition) -> None:
         owned.phase = Phase.ENDED
+        owned.news.set()
         if owned.watch is not None:
             owned.watch.cancel()
             owned.watch = None
@@ -185,6 +199,7 @@ class Engine:
             self._remove(owned, key)
         if owned.phase is Phase.ENDED:
             return
+        owned.saw(snapshot.revision)
         if loading:
             owned.phase = Phase.FIRING
             async with self._taking_in:
@@ -230,10 +245,13 @@ class Engine:
             self._statistics.resyncs += 1
             self._tasks.create_task(self._load(owned), name=f"engine resync of partition {owned.number}")
 
-    def _changed(self, owned: OwnedPartition, _revision: int, events: list[Event]) -> None:
+    def _changed(self, owned: OwnedPartition, revision: int, events: list[Event]) -> None:
         if owned.phase is not Phase.FIRING:
             return
+        owned.saw(revision)
         for is_delete, kv in events:
+            if len(kv.key) < self._reader.key_start:
+                continue  # a mark
             if is_delete:
                 self._remove(owned, kv.key)
             else:

@@ -1,5 +1,6 @@
 """One owned partition: its jobs, its progress that is not committed yet, and how far its journal has grown."""
 
+import asyncio
 from enum import Enum
 from typing import Any
 
@@ -29,8 +30,10 @@ class OwnedPartition:
         "jobs",
         "journal_batches",
         "journal_entries",
+        "news",
         "number",
         "phase",
+        "seen",
         "sequence",
         "settled",
         "watch",
@@ -55,7 +58,25 @@ class OwnedPartition:
         self.journal_batches = 0
         self.journal_entries = 0
         self.watch: WatchHandle | None = None
+        # All that etcd held of its jobs at this revision is known here.
+        self.seen = 0
+        self.news = asyncio.Event()
         self.drained: Any = None
+
+    def behind(self, revision: int) -> bool:
+        """Whether something is fired, or soon will be, by less than what etcd held at a revision."""
+        return self.seen < revision and self.phase in {Phase.LOADING, Phase.FIRING}
+
+    async def know(self, revision: int) -> None:
+        """Wait until it is not behind."""
+        while self.behind(revision):
+            self.news.clear()
+            await self.news.wait()
+
+    def saw(self, revision: int) -> None:
+        """All up to a revision is known."""
+        self.seen = max(self.seen, revision)
+        self.news.set()
 
     def __repr__(self) -> str:
         return (

@@ -69,6 +69,10 @@ class Keys:
         """The prefix of one partition's jobs."""
         return f"{self._jobs}{partition:05d}/".encode()
 
+    def mark(self, partition: int) -> bytes:
+        """A key without content right before a partition's jobs: written to see a watch on them tell of it."""
+        return f"{self._jobs}{partition:05d}".encode()
+
     def job(self, partition: int, key: str) -> bytes:
         """One job's key."""
         return f"{self._jobs}{partition:05d}/{key}".encode("utf-8", "surrogatepass")

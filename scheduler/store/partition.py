@@ -1,10 +1,11 @@
 """Reading one partition: its ledger and its jobs at one pinned revision, in pages, and the watch that goes on from there."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from scheduler.core.lifecycle import Progress
-from scheduler.etcd.api import Etcd, EventsCallback, KeyValue, LostCallback, Range, WatchHandle
+from scheduler.etcd.api import Etcd, EventsCallback, KeyValue, LostCallback, Outcome, Put, Range, WatchHandle
+from scheduler.etcd.errors import EtcdUnavailable
 from scheduler.store.codec import CorruptRecord
 from scheduler.store.keys import Keys, range_end
 from scheduler.store.ledger import merge_batch
@@ -55,8 +56,9 @@ class PartitionSnapshot:
 class PartitionReader:
     """Reads and watches partitions for the engine."""
 
-    def __init__(self, *, etcd: Etcd, keys: Keys) -> None:
-        """`keys` names the cluster's root."""
+    def __init__(self, *, etcd: Etcd, keys: Keys, max_txn_ops: int = 128) -> None:
+        """`keys` names the cluster's root; `max_txn_ops` must not exceed what etcd is configured to take."""
+        self._max_txn_ops = max_txn_ops
         self._etcd = etcd
         self._keys = keys
         # Where a job's storage key begins in its etcd key.
@@ -81,8 +83,21 @@ class PartitionReader:
     def watch(
         self, partition: int, start_revision: int, on_events: EventsCallback, on_lost: LostCallback
     ) -> WatchHandle:
-        """Changes of the partition's jobs from `start_revision` on."""
-        prefix = self._keys.partition_jobs(partition)
-        return self._etcd.watch(
-            prefix, range_end(prefix), start_revision=start_revision, on_events=on_events, on_lost=on_lost
-        )
+        """Changes of the partition's jobs from `start_revision` on, and its marks: keys that are shorter than `key_start`."""
+        end = range_end(self._keys.partition_jobs(partition))
+        mark = self._keys.mark(partition)
+        return self._etcd.watch(mark, end, start_revision=start_revision, on_events=on_events, on_lost=on_lost)
+
+    async def mark(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Write something that each partition's watch must tell of, behind all that it must have told before: partition to revision.
+
+        (A watch that is asked for its progress may claim what it has not told yet: etcd before 3.4.31 and 3.5.13.) Raises EtcdError.
+        """
+        marked: dict[int, int] = {}
+        for start in range(0, len(partitions), self._max_txn_ops):
+            chunk = partitions[start : start + self._max_txn_ops]
+            result = await self._etcd.txn((), [Put(self._keys.mark(partition), b"") for partition in chunk])
+            if result.outcome is Outcome.UNKNOWN:
+                raise EtcdUnavailable("the answer to a mark was lost")
+            marked.update(dict.fromkeys(chunk, result.revision))
+        return marked

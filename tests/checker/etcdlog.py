@@ -72,7 +72,7 @@ class EtcdLog:
             kind = record["key"].partition("/")[0]
             if kind == "claims":
                 log._claim(record, members_gone)
-            elif kind == "jobs":
+            elif kind == "jobs" and record["key"].count("/") > 1:  # others are marks
                 log._job(record)
             elif kind == "ledger":
                 log._ledger(record)

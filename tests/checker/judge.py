@@ -26,6 +26,8 @@ class Bounds:
 
     late_s: float = 1.0
     stale_version_s: float = 1.0
+    # How much later still, while a fault is about: the lease's term.
+    stale_version_fault_s: float = 5.0
     # How long after its claim went a fire may still arrive: the wire's and the watchers' own slowness.
     stale_fire_s: float = 0.5
     # By how much replicas' clocks may differ from the watchers'.
@@ -162,7 +164,7 @@ class _Judgement:
                 self.found("stale_fire", f"{what}: {recv['replica']} fired {late_s:.2f} s after its claim went")
         if recv["wall"] < recv["sched"] - self.bounds.skew_s * S:
             self.found("early", f"{what}: {(recv['sched'] - recv['wall']) / S:.3f} s before its time")
-        elif delivery.t > self._must_not_after(stored) + self._stale_bound(delivery):
+        elif delivery.t > self._must_not_after(stored) + self._stale_bound(delivery) and not self._just_woken(recv):
             self.found("stale_version", f"{what}: fired after its deletion or overwrite was accepted")
         return True
 
@@ -182,7 +184,8 @@ class _Judgement:
             ),
             default=0,
         )
-        return NEVER if excused > 0 else self.bounds.stale_version_s * S
+        bounds = self.bounds
+        return (bounds.stale_version_s + bounds.stale_version_fault_s * (excused > 0)) * S
 
     def _must_not_after(self, stored: Stored) -> int:
         """The instant at which the end of a version was accepted."""

@@ -24,6 +24,8 @@ class Owner:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
+        self.caught_up = asyncio.Event()
+        self.caught_up.set()
 
     def acquire(self, partition: int, epoch: int) -> None:
         self.calls.append(("acquire", partition))
@@ -33,6 +35,10 @@ class Owner:
 
     def lose(self, partition: int) -> None:
         self.calls.append(("lose", partition))
+
+    async def catch_up(self) -> None:
+        self.calls.append(("catch up", len(self.calls)))
+        await self.caught_up.wait()
 
 
 class Gates:
@@ -177,6 +183,45 @@ def test_an_event_older_than_our_own_claim_takes_nothing_away() -> None:
         await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
         house.cluster._changed(1, [_deletion(KEYS.claim(1), revision=1)])
         assert ("lose", 1) not in house.owner.calls
+
+    simulate(test)
+
+
+def test_trust_that_had_lapsed_comes_back_only_once_all_is_known_that_came_before() -> None:
+    async def test(house: House) -> None:
+        house.start()
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        tenure, owner = house.cluster.tenure, house.owner
+        owner.caught_up.clear()
+        house.client.link.cut_down = True  # keepalives reach etcd, and their answers do not come back
+        await house.until(lambda: not tenure.may_act(house.loop.now), "trust lapses")
+        await asyncio.sleep(4)
+        assert ("lose", 0) not in owner.calls
+        house.server.heal(house.client)
+        await house.until(lambda: owner.calls[-1][0] == "catch up", "the lease is answered for again")
+        await asyncio.sleep(3)
+        assert not tenure.may_act(house.loop.now)
+        owner.caught_up.set()
+        await house.until(lambda: tenure.may_act(house.loop.now), "all is known")
+        assert [call for call, _ in owner.calls].count("catch up") == 1
+
+    simulate(test)
+
+
+def test_a_second_lapse_is_caught_up_with_by_itself() -> None:
+    async def test(house: House) -> None:
+        house.start()
+        await house.until(lambda: len(house.cluster.owned()) == 4, "all is owned")
+        tenure, owner = house.cluster.tenure, house.owner
+        owner.caught_up.clear()
+        for _ in range(2):
+            house.client.link.cut_down = True
+            await house.until(lambda: house.loop.now > tenure.trusted_until_s, "trust lapses")
+            house.server.heal(house.client)
+            await house.until(lambda: house.loop.now < tenure.trusted_until_s, "the lease is answered for again")
+        owner.caught_up.set()
+        await house.until(lambda: tenure.may_act(house.loop.now), "all is known")
+        assert [call for call, _ in owner.calls].count("catch up") == 2
 
     simulate(test)
 

@@ -46,8 +46,25 @@ def test_reminders_route_by_type() -> None:
 def test_trust_in_a_lease_ends_before_the_lease() -> None:
     tenure = Tenure(margin_s=1.0)
     assert not tenure.may_act(0.0)
-    tenure.renew(100.0, 5.0)
-    tenure.renew(99.0, 5.0)
+    tenure.renew(100.0, 5.0, 100.1)
+    tenure.renew(99.0, 5.0, 100.2)
     assert tenure.may_act(103.9) and not tenure.may_act(104.0)
     tenure.end()
     assert not tenure.may_act(101.0)
+
+
+def test_trust_that_had_lapsed_comes_back_with_a_confirmation_of_the_last_lapse() -> None:
+    tenure = Tenure(margin_s=1.0)
+    tenure.renew(100.0, 5.0, 100.1)
+    tenure.renew(104.0, 5.0, 104.1)
+    assert tenure.doubted and not tenure.may_act(104.2)
+    tenure.renew(108.5, 5.0, 108.6)
+    tenure.confirm(1)
+    assert tenure.lapses == 2 and not tenure.may_act(108.7)
+    tenure.confirm(2)
+    assert tenure.may_act(108.7) and not tenure.doubted
+    tenure.renew(109.0, 5.0, 109.1)
+    assert tenure.may_act(112.9)
+    tenure.end()
+    tenure.renew(120.0, 5.0, 120.1)
+    assert tenure.may_act(120.2)

@@ -38,7 +38,7 @@ def decode(key: str, value: bytes) -> dict[str, Any]:
     if kind == "members":
         member = storage_pb2.Member.FromString(value)
         return {"replica": member.replica, "state": storage_pb2.Member.State.Name(member.state)}
-    if kind == "jobs":
+    if kind == "jobs" and key.count("/") > 1:
         record = storage_pb2.JobRecord.FromString(value)
         data = pb.WatchJobsResponse.FromString(record.trigger).data
         version = StringValue()

@@ -39,7 +39,7 @@ def step_of(operations: Sequence[Operation]) -> str | None:
                 return "commit"
             if b"/checkpoint/" in key:
                 return "checkpoint"
-            if b"/jobs/" in key:
+            if b"/jobs/" in key and key.count(b"/") > 3:
                 return "put"
         elif isinstance(operation, Delete):
             if b"/claims/" in key:

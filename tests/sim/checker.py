@@ -15,10 +15,9 @@ NS = 1_000_000_000
 _ENTRY = struct.Struct("<QIIqq")
 _DONE = 1 << 31
 NOTHING = (False, 0, 0)
-# A deleted or overwritten job is not fired later than this in a healthy cluster (promise G8), which one is that has had no trouble for as long as
-# a watch may take to come back: a read that was on its way may have to time out first.
+# A deleted or overwritten job is not fired later than this where its owner has had no trouble since, and not later than this and a lease's term whatever
+# its owner has gone through (promise G8).
 STALE_S = 1.0
-RECONNECTED_S = 3.5
 
 
 class Violation(Exception):
@@ -142,7 +141,7 @@ class Checker:
         for is_delete, kv in events:
             parts = kv.key.split(b"/", 4)
             kind = parts[2]
-            if kind == b"jobs":
+            if kind == b"jobs" and len(parts) == 5:
                 self._job(is_delete, kv.key, kv.value, int(parts[3]), name)
             elif kind == b"ledger":
                 self._ledger(is_delete, kv, int(parts[3]), parts[4].startswith(b"checkpoint"), sender)
@@ -285,7 +284,7 @@ class Checker:
             self.fail("stale_fire", text, version)
         if version.ended_s is not None:
             late_s = now_s - version.ended_s
-            if late_s > STALE_S and host.calm_for_s() > RECONNECTED_S:
+            if late_s > (STALE_S if host.calm_for_s() >= late_s else STALE_S + self.ttl_s):
                 self.fail(
                     "stale_version", f"fired {late_s:.3f} s after it was {version.ended_by}: {version!r}", version
                 )

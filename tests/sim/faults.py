@@ -18,6 +18,7 @@ _THEMES = (
     {"cancel": 2.0, "sidecar": 3.0, "mood": 4.0},
     {"stop": 3.0, "reset": 2.0, "crash": 10.0},
     {"wall": 1.5, "pause": 5.0, "cut": 5.0},
+    {"deaf": 1.0, "lag": 2.0},
 )
 
 
@@ -148,6 +149,24 @@ class Faults:
             for host, client in zip(hosts, clients, strict=True):
                 self.world.server.heal(client)
                 host.end_trouble()
+
+    async def _strike_deaf(self) -> None:
+        """What it sends reaches etcd and keeps its lease; nothing comes back, and it does not hear which jobs go."""
+        host, clients = self._host(), self.world.clients
+        host.begin_trouble()
+        host.client.link.cut_down = True
+        try:
+            await asyncio.sleep(0.5)
+            for name in self.rng.sample(clients.names, k=len(clients.names) // 3):
+                if self.rng.random() < 0.2:
+                    clients.delete(name)
+                else:
+                    clients.schedule(overwrite=True, name=name, job={"schedule": "@every 1s"})
+            await asyncio.sleep(self.rng.uniform(0.7, 2.0) * self.world.ttl_s)
+        finally:
+            self.world.log("heal", host.name)
+            self.world.server.heal(host.client)
+            host.end_trouble()
 
     async def _strike_swizzle(self) -> None:
         """Cut one by one, heal in another order."""

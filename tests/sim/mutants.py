@@ -23,6 +23,7 @@ from scheduler.engine.engine import FIRE_SLICE, Engine
 from scheduler.engine.partition import OwnedPartition, Phase
 from scheduler.etcd.api import Compare, CompareTarget, Delete, Outcome, Put
 from scheduler.etcd.errors import EtcdError
+from scheduler.store.jobs import JobStore
 from scheduler.store.progress import COMMIT_TIMEOUT_S, ProgressLog
 from tests.sim.checker import NS
 from tests.sim.replicas import WALL_START_S, Clock
@@ -108,7 +109,8 @@ def keepalive_without_deadline() -> list[Patch]:
             except EtcdError:
                 ttl_s = -1.0
             if ttl_s > 0:
-                self.tenure.renew(started_s, ttl_s)
+                self.tenure.renew(started_s, ttl_s, self._clock.boottime_s())
+                self.tenure.confirm(self.tenure.lapses)
             elif ttl_s == 0:
                 self._give_lease_up()
             await asyncio.sleep(self._ttl_s / 4)
@@ -313,6 +315,12 @@ def hand_over_without_flush() -> list[Patch]:
     return [(Commits, "flush", flush)]
 
 
+@mutant
+def queued_calls_wait_for_those_before() -> list[Patch]:
+    """A write that waits behind groups without an answer has no age."""
+    return [(JobStore, "_expire", lambda _self: None)]
+
+
 # Reading
 
 
@@ -320,6 +328,17 @@ def hand_over_without_flush() -> list[Patch]:
 def lost_watch_ignored() -> list[Patch]:
     """A partition's watch that was cancelled is not made again."""
     return [(Engine, "_watch_lost", lambda _self, _owned, _reason: None)]
+
+
+@mutant
+def resumes_with_a_stale_watch() -> list[Patch]:
+    """When the lease is trusted again firing goes on with what was known before."""
+
+    async def confirm(self: Cluster) -> None:
+        self.tenure.confirm(self.tenure.lapses)
+        self._confirming = False
+
+    return [(Cluster, "_confirm", confirm)]
 
 
 @mutant

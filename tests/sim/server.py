@@ -49,6 +49,10 @@ class Link:
         self.pending: dict[asyncio.Future[Any], None] = {}
 
     @property
+    def prompt(self) -> bool:
+        return not (self.delay_s or self.watch_delay_s)
+
+    @property
     def whole(self) -> bool:
         return not (self.cut_up or self.cut_down)
 
@@ -64,7 +68,8 @@ class Watch:
         self.on_events = on_events
         self.on_lost = on_lost
         self.over = False
-        self.scheduled = False
+        self.pumped_at_s: float | None = None  # when what is new will have come
+        self.away = False  # to be made again
 
     def cancel(self) -> None:
         self.over = True
@@ -188,7 +193,8 @@ class Server:
             self.loop.later(rng.uniform(0.001, 0.3), arrive)
         stalled, link.stalled = link.stalled, {}
         for watch in stalled:
-            self._schedule(watch, rng.uniform(0.05, 1.0))
+            self._schedule(watch, rng.uniform(0.05, 0.9))
+            watch.away = True
 
     def reset(self, client: "Client") -> None:
         """The connection breaks: nobody answers what is on its way, whatever becomes of it."""
@@ -263,7 +269,7 @@ class Server:
         self.heard(revision, events, self.sender)
         for client in self.clients:
             for watch in client.watches:
-                if not watch.scheduled:
+                if watch.pumped_at_s is None or (client.link.prompt and not watch.away):
                     key, end = watch.key, watch.end
                     for event in events:
                         if key <= event.kv.key < end:
@@ -271,16 +277,18 @@ class Server:
                             break
 
     def _schedule(self, watch: Watch, extra_s: float = 0.0) -> None:
-        if watch.scheduled or watch.over:
-            return
-        watch.scheduled = True
         link = watch.client.link
         if link.watch_delay_s:
             extra_s += self.rng.random() * link.watch_delay_s
-        self.loop.later(self._latency(link) + extra_s, self._pump, watch)
+        at_s = self.loop.now + self._latency(link) + extra_s
+        # What comes later brings along what came before; a link that is slow no longer is not slow for what it had slowed down.
+        if watch.over or (watch.pumped_at_s is not None and (watch.pumped_at_s <= at_s or not link.prompt)):
+            return
+        watch.pumped_at_s = at_s
+        self.loop.at(at_s, self._pump, watch)
 
     def _pump(self, watch: Watch) -> None:
-        watch.scheduled = False
+        watch.pumped_at_s, watch.away = None, False
         client = watch.client
         if watch.over or not client.machine.alive:
             return
@@ -434,6 +442,8 @@ def label_of(success: Sequence[Operation], failure: Sequence[Operation]) -> str:
             return "commit" if kind is Put else "checkpoint clean-up"
         if b"/checkpoint/" in key:
             return "checkpoint part"
+        if b"/jobs/" in key and key.count(b"/") < 4:
+            return "mark"
         if b"/jobs/" in key:
             return "job put" if kind is Put else "job delete"
         if b"/members/" in key:
