@@ -14,6 +14,7 @@ from typing import Protocol
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import Claim, Member
 from scheduler.aio.clock import Clock
 from scheduler.cluster.hosts import HostList
+from scheduler.cluster.lease import Lease
 from scheduler.cluster.meta import check_meta
 from scheduler.cluster.predecessor import LeaseFile
 from scheduler.cluster.view import Claimed, View
@@ -41,7 +42,6 @@ from scheduler.logs import get_logger
 from scheduler.metrics import ClusterStatistics
 from scheduler.store.keys import Keys, range_end
 
-KEEPALIVE_TIMEOUT_S = 1.0
 SETTLE_S = 1.0
 _RETRY_S = 0.3
 _RELEASE_TIMEOUT_S = 1.0
@@ -104,13 +104,11 @@ class Cluster:
         self._keys = keys
         self.replica = replica
         self._partition_count = partition_count
-        self._ttl_s = lease_ttl_s
         self._clock = clock
         self._owner = owner
         self._shares = shares
         self._gates = gates
         self._statistics = statistics
-        self._lease_file = lease_file
         self._claims_max = nested_max(max_txn_ops)
         self._member = Member(
             replica=replica,
@@ -120,9 +118,15 @@ class Cluster:
             started_unix_ms=clock.wall_ns() // 1_000_000,
             incarnation=rng.getrandbits(64),
         )
-        self.tenure = Tenure(margin_s=min(1.0, lease_ttl_s / 5))
+        self._lease = Lease(
+            etcd=etcd,
+            ttl_s=lease_ttl_s,
+            clock=clock,
+            statistics=statistics,
+            catch_up=lambda: owner().catch_up(),
+            file=lease_file,
+        )
         self.hosts = HostList()
-        self._lease = 0
         self._view = View(keys)
         self._owned: dict[int, int] = {}
         self._moving: set[int] = set()
@@ -132,8 +136,6 @@ class Cluster:
         self._unread = True
         self._watches: list[WatchHandle] = []
         self._tasks: asyncio.TaskGroup | None = None
-        self._lease_gone = asyncio.Event()
-        self._confirming = False
         self._draining = False
         self._drained = asyncio.Event()
         # Drained by an operator: a member without partitions, until it is told otherwise.
@@ -147,7 +149,12 @@ class Cluster:
     @property
     def lease(self) -> int:
         """The lease that our member key and claims hang on; 0 before the first."""
-        return self._lease
+        return self._lease.id
+
+    @property
+    def tenure(self) -> Tenure:
+        """How far the lease is trusted."""
+        return self._lease.tenure
 
     @property
     def partition_count(self) -> int:
@@ -183,16 +190,7 @@ class Cluster:
     # One lease's life
 
     async def _session(self) -> None:
-        if self._lease_file is not None and (old := self._lease_file.read()):
-            _log.info("predecessor_lease_revoked", lease=old)
-            await self._etcd.lease_revoke(old)
-            self._lease_file.write(0)
-        started_s = self._clock.boottime_s()
-        self._lease = await self._etcd.lease_grant(self._ttl_s)
-        if self._lease_file is not None:
-            self._lease_file.write(self._lease)
-        self.tenure.renew(started_s, self._ttl_s, self._clock.boottime_s())
-        self._lease_gone.clear()
+        await self._lease.grant()
         self._unread = True
         self._shares.reset()
         self._gates().apply_shares()
@@ -201,67 +199,22 @@ class Cluster:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                tasks.create_task(self._keep_lease(), name="cluster lease")
+                tasks.create_task(self._lease.keep(), name="cluster lease")
                 tasks.create_task(self._work(), name="cluster claims")
-                await self._lease_gone.wait()
+                await self._lease.gone.wait()
                 # Nothing that was begun under the lease is worth finishing: raising cancels it all.
                 raise LeaseNotFound("the lease is gone")  # noqa: TRY301
         except* LeaseNotFound:
             pass
         finally:
             self._tasks = None
-            self.tenure.end()
+            self._lease.give_up()
             self._stop_watching()
             for partition in list(self._owned):
                 self._drop(partition)
         if not self._drained.is_set():
             self._statistics.leases_lost += 1
-            _log.warning("lease_lost", lease=self._lease)
-
-    async def _keep_lease(self) -> None:
-        """Attempts overlap: one that hangs on a stalled member holds up nothing."""
-        async with asyncio.TaskGroup() as attempts:
-            while True:
-                attempts.create_task(self._keep_alive(), name="cluster keepalive")
-                await asyncio.sleep(self._ttl_s / 4)
-
-    async def _keep_alive(self) -> None:
-        started_s = self._clock.boottime_s()
-        try:
-            ttl_s = await self._etcd.lease_keep_alive(self._lease, timeout_s=KEEPALIVE_TIMEOUT_S)
-        except EtcdError as error:
-            self._statistics.keepalive_failures += 1
-            _log.debug("keepalive_failed", error=str(error))
-            return
-        if ttl_s <= 0:
-            self._give_lease_up()
-        elif not self._lease_gone.is_set():
-            self.tenure.renew(started_s, ttl_s, self._clock.boottime_s())
-            if self.tenure.doubted and not self._confirming and self._tasks is not None:
-                self._confirming = True
-                self._tasks.create_task(self._confirm(), name="cluster confirmation after a lapse of trust")
-
-    async def _confirm(self) -> None:
-        """Trust in the lease had lapsed: act again only on what is known to be newer than its return (promise G8)."""
-        started_s = self._clock.boottime_s()
-        try:
-            while self.tenure.doubted:
-                lapses = self.tenure.lapses
-                try:
-                    await self._owner().catch_up()
-                except EtcdError as error:
-                    _log.warning("catch_up_failed", error=str(error))
-                    await asyncio.sleep(_RETRY_S)
-                else:
-                    self.tenure.confirm(lapses)
-            _log.info("trusted_again", lease=self._lease, caught_up_s=round(self._clock.boottime_s() - started_s, 3))
-        finally:
-            self._confirming = False
-
-    def _give_lease_up(self) -> None:
-        """Act no more: the lease is gone, or about to go."""
-        self.tenure.end()
-        self._lease_gone.set()
+            _log.warning("lease_lost", lease=self._lease.id)
 
     # Claims
 
@@ -278,7 +231,7 @@ class Cluster:
                     await self._read()
                 await self._step(settled_at_s)
             except LeaseNotFound:
-                self._give_lease_up()
+                self._lease.give_up()
             except EtcdError as error:
                 _log.warning("cluster_step_failed", error=str(error))
                 await asyncio.sleep(_RETRY_S)
@@ -295,14 +248,14 @@ class Cluster:
         key = self._keys.member(self.replica)
         warned = False
         while True:
-            put = Put(key, self._member.SerializeToString(), self._lease)
+            put = Put(key, self._member.SerializeToString(), self._lease.id)
             absent = (Compare(key, CompareTarget.CREATE_REVISION, 0),)
             result = await self._etcd.txn(absent, (put,), (Range(key),))
             if result.outcome is Outcome.COMMITTED:
                 _log.info("registered", replica=self.replica, address=self._member.address)
                 return
             found = result.responses[0] if result.responses else None
-            if isinstance(found, RangeResult) and found.kvs and found.kvs[0].lease == self._lease:
+            if isinstance(found, RangeResult) and found.kvs and found.kvs[0].lease == self._lease.id:
                 return
             if result.outcome is Outcome.REJECTED and not warned:
                 warned = True
@@ -326,7 +279,7 @@ class Cluster:
         if self._view.members.get(self.replica) == self._member:
             return
         # Under our lease nobody else can have the name.
-        put = Put(self._keys.member(self.replica), self._member.SerializeToString(), self._lease)
+        put = Put(self._keys.member(self.replica), self._member.SerializeToString(), self._lease.id)
         if (await self._etcd.txn((), (put,))).outcome is Outcome.UNKNOWN:
             self._unread = True
         else:
@@ -374,8 +327,8 @@ class Cluster:
                 self._view.take(kv)
                 continue
             gone = self._view.remove(kv)
-            if gone == self.replica and self._tasks is not None and not self._lease_gone.is_set():
-                self._tasks.create_task(self._keep_alive(), name="cluster keepalive after our key went")
+            if gone == self.replica:
+                self._lease.keep_alive_soon()
             elif isinstance(gone, int) and gone in self._owned and gone not in self._moving:
                 self._drop(gone)
         if members:
@@ -426,7 +379,7 @@ class Cluster:
                 self._drop(partition)
         for partition, claim in self._view.claims.items():
             known = partition in self._owned or partition in self._moving
-            if claim.lease == self._lease and not known and claim.epoch > self._released.get(partition, 0):
+            if claim.lease == self._lease.id and not known and claim.epoch > self._released.get(partition, 0):
                 self._gain(partition, claim.epoch)
         wanted = assign(serving, self._partition_count)
         free = [p for p, name in wanted.items() if name == self.replica and p not in self._view.claims]
@@ -452,7 +405,7 @@ class Cluster:
             for partition in chunk:
                 key = self._keys.claim(partition)
                 free = (Compare(key, CompareTarget.CREATE_REVISION, 0),)
-                takes.append(Txn(free, (Put(key, value, self._lease),), (Range(key),)))
+                takes.append(Txn(free, (Put(key, value, self._lease.id),), (Range(key),)))
             result = await self._etcd.txn((), takes)
             if result.outcome is Outcome.UNKNOWN:
                 self._unread = True
@@ -460,7 +413,7 @@ class Cluster:
                 return
             for partition, taken in zip(chunk, result.responses, strict=True):
                 if isinstance(taken, TxnResult) and taken.outcome is Outcome.COMMITTED:
-                    self._view.claims[partition] = Claimed(self.replica, result.revision, self._lease)
+                    self._view.claims[partition] = Claimed(self.replica, result.revision, self._lease.id)
                     self._gain(partition, result.revision)
 
     def _hand_over(self, partition: int) -> None:
@@ -503,9 +456,9 @@ class Cluster:
         _log.error("retired", replica=self.replica, reason=reason)
         self._draining = True
         self._drained.set()
-        self._give_lease_up()
+        self._lease.give_up()
         with contextlib.suppress(EtcdError):
-            await self._etcd.lease_revoke(self._lease)
+            await self._lease.revoke()
 
     async def drain(self, timeout_s: float) -> None:
         """Hand everything over, then give the lease up; bounded. `run` returns afterwards."""
@@ -517,12 +470,8 @@ class Cluster:
                     await self._drained.wait()
         self._drained.set()
         # Whatever could not be handed over is fired by others once the lease is revoked: not by us any more.
-        self._give_lease_up()
-        lease = self._lease
+        self._lease.give_up()
         with contextlib.suppress(TimeoutError, EtcdError):
             async with asyncio.timeout(2.0):
-                if lease:
-                    await self._etcd.lease_revoke(lease)
-                if self._lease_file is not None:
-                    self._lease_file.write(0)
+                await self._lease.revoke()
         _log.info("drained", replica=self.replica)

@@ -21,6 +21,7 @@ from scheduler.etcd.errors import EtcdError
 from scheduler.logs import get_logger
 from scheduler.metrics import EngineStatistics
 from scheduler.store.codec import CorruptRecord, job_of_record
+from scheduler.store.keys import target_key
 from scheduler.store.partition import PartitionReader
 from scheduler.store.progress import ProgressLog
 
@@ -272,7 +273,7 @@ class Engine:
             known.revision = job.revision
             return
         job.partition = owned
-        job.target = self.hub.target(_target_key(kv.key[self._reader.key_start :]))
+        job.target = self.hub.target(target_key(kv.key[self._reader.key_start :]))
         old = owned.jobs.get(kv.key)
         owned.jobs[kv.key] = job
         if old is not None:
@@ -411,9 +412,3 @@ class Engine:
     def job_count(self) -> int:
         """Jobs in memory."""
         return sum(len(owned.jobs) for owned in self.partitions.values())
-
-
-def _target_key(head: bytes) -> str:
-    """The first three segments of a job's storage key."""
-    kind, namespace, owner = head.split(b"||", 3)[:3]
-    return b"||".join((kind, namespace, owner)).decode("utf-8", "surrogatepass")

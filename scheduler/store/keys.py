@@ -23,6 +23,11 @@ def partition_of(key: str, partition_count: int) -> int:
     )
 
 
+def target_key(key: bytes) -> str:
+    """The first three segments of a job's storage key."""
+    return b"||".join(key.split(b"||", 3)[:3]).decode("utf-8", "surrogatepass")
+
+
 class Keys:
     """The key layout under one root. `root` is a path such as "/scheduler"; several clusters may share an etcd under different roots."""
 

@@ -165,7 +165,7 @@ def test_a_partition_is_not_taken_again_while_its_release_has_no_answer() -> Non
         await asyncio.sleep(0.02)
         moved = set(house.cluster._moving)
         joined.cancel()
-        for lease in [lease for lease in house.server.expires if lease != house.cluster._lease]:
+        for lease in [lease for lease in house.server.expires if lease != house.cluster.lease]:
             house.server.end_lease(lease, "revoked")
         house.client.link.cut_down = False
         house.server.heal(house.client)
