@@ -226,12 +226,14 @@ class Client:
 
     async def _write(self, operation: str, path: str, data: bytes, timeout_s: float) -> bytes | None:
         """A request with effect: sent once. None: its fate is unknown. Raises EtcdError where it surely did nothing."""
-        started = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         for attempt in range(len(self._channels) + 1):
             at = self._current
             try:
                 metadata = await self._metadata()
-                answer = await self._channels[at].unary(path, data, timeout_s=timeout_s, metadata=metadata)
+                left_s = max(0.001, started + timeout_s - loop.time())
+                answer = await self._channels[at].unary(path, data, timeout_s=left_s, metadata=metadata)
             except RpcError as error:
                 known = translate(error, write=True)
                 unsent = isinstance(error, ConnectError)

@@ -35,6 +35,13 @@ from scheduler.store.keys import Keys, partition_of, range_end
 Done = Callable[[StoreError | None], None]
 WRITE_TIMEOUT_S = 4.0
 READ_BACK_TIMEOUT_S = 1.0
+# By the age of a group's oldest write (promise G11): until when it is still sent, etcd may carry it out, and tell what has become of it. A group is older than
+# those behind it, so whoever waits is answered in time, too.
+QUEUED_MAX_S = 4.5
+SENT_MAX_S = 5.0
+ANSWER_MAX_S = 5.5
+# No single request of a read or a bulk delete takes longer.
+REQUEST_MAX_S = 5.0
 UNKNOWN_CREATES_MAX = 10_000
 # Writes that wait for etcd: what comes faster than etcd takes it must not become our memory.
 QUEUE_MAX_BYTES = 128 << 20
@@ -51,6 +58,7 @@ class _Write(NamedTuple):
     create: bool
     done: Done
     size_bytes: int
+    queued_s: float
 
 
 class JobStore:
@@ -100,12 +108,13 @@ class JobStore:
             )
             return
         at = self._etcd_key(key)
-        self._enqueue(_Write(at, value, not overwrite, done, len(at) + len(value) + _WRITE_BYTES))
+        self._enqueue(_Write(at, value, not overwrite, done, len(at) + len(value) + _WRITE_BYTES, _now_s()))
 
     def delete(self, key: str, *, done: Done) -> None:
         """Delete a job; one that is not there is no error."""
         at = self._etcd_key(key)
-        self._enqueue(_Write(at, None, create=False, done=done, size_bytes=len(at) + _WRITE_BYTES))
+        size = len(at) + _WRITE_BYTES
+        self._enqueue(_Write(at, None, create=False, done=done, size_bytes=size, queued_s=_now_s()))
 
     def _etcd_key(self, key: str) -> bytes:
         return self._keys.job(partition_of(key, self._partition_count), key)
@@ -150,12 +159,17 @@ class JobStore:
         return group
 
     async def _commit(self, group: list[_Write]) -> None:
+        age_s = _now_s() - group[0].queued_s
+        if age_s > QUEUED_MAX_S:
+            text = "etcd has not answered earlier writes in time: this one was not sent, nothing was done"
+            _answer(group, StoreUnavailable(text))
+            return
         operations = [_operation(write) for write in group]
         if any(write.create for write in group) and len(group) + 1 < self._max_txn_ops:
             # etcd's quota sees no puts in nested transactions: without one beside them, creates would grow it until its disk is full.
             operations.append(Put(self._keys.quota, b""))
         try:
-            result = await self._etcd.txn((), operations, timeout_s=WRITE_TIMEOUT_S)
+            result = await self._etcd.txn((), operations, timeout_s=min(WRITE_TIMEOUT_S, SENT_MAX_S - age_s))
         except EtcdNoSpace:
             deletes = [write for write in group if write.value is None]
             if len(deletes) < len(group):
@@ -197,7 +211,8 @@ class JobStore:
         """The answer was lost: a put that can be read back by its generation is committed. Nothing is sent again: the lost write may still land."""
         try:
             reads: list[Operation] = [Range(write.key) for write in group]
-            result = await self._etcd.txn((), reads, timeout_s=READ_BACK_TIMEOUT_S)
+            left_s = max(0.001, min(READ_BACK_TIMEOUT_S, group[0].queued_s + ANSWER_MAX_S - _now_s()))
+            result = await self._etcd.txn((), reads, timeout_s=left_s)
         except EtcdError as error:
             self._unavailable(group, error)
             return
@@ -241,7 +256,7 @@ class JobStore:
     async def get(self, key: str, *, timeout_s: float) -> JobRecord | None:
         """One job, linearizable; None where there is none. Raises StoreUnavailable or CorruptRecord."""
         try:
-            result = await self._etcd.range(Range(self._etcd_key(key)), timeout_s=timeout_s)
+            result = await self._etcd.range(Range(self._etcd_key(key)), timeout_s=min(REQUEST_MAX_S, timeout_s))
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
         return decode_record(result.kvs[0].value) if result.kvs else None
@@ -341,8 +356,12 @@ class JobStore:
         return start, range_end(start)
 
 
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _left(deadline: float) -> float:
-    return max(0.001, deadline - asyncio.get_running_loop().time())
+    return max(0.001, min(REQUEST_MAX_S, deadline - _now_s()))
 
 
 def _answer(writes: Sequence[_Write], error: StoreError | None) -> None:

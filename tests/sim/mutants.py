@@ -14,6 +14,7 @@ from unittest import mock
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
 from scheduler.cluster.cluster import Cluster
+from scheduler.cluster.lease import Lease
 from scheduler.core.duration import parse_go_duration
 from scheduler.core.lifecycle import Job, Progress, State
 from scheduler.core.tenure import Tenure
@@ -23,7 +24,7 @@ from scheduler.engine.engine import FIRE_SLICE, Engine
 from scheduler.engine.partition import OwnedPartition, Phase
 from scheduler.etcd.api import Compare, CompareTarget, Delete, Outcome, Put
 from scheduler.etcd.errors import EtcdError
-from scheduler.store.jobs import JobStore
+from scheduler.store import jobs as store_jobs
 from scheduler.store.progress import COMMIT_TIMEOUT_S, ProgressLog
 from tests.sim.checker import NS
 from tests.sim.replicas import WALL_START_S, Clock
@@ -101,21 +102,21 @@ def stops_while_the_lease_is_in_doubt() -> list[Patch]:
 def keepalive_without_deadline() -> list[Patch]:
     """One keepalive at a time, and the next only after the answer."""
 
-    async def keep_lease(self: Cluster) -> None:
+    async def keep(self: Lease) -> None:
         while True:
             started_s = self._clock.boottime_s()
             try:
-                ttl_s = await self._etcd.lease_keep_alive(self._lease, timeout_s=1e6)
+                ttl_s = await self._etcd.lease_keep_alive(self.id, timeout_s=1e6)
             except EtcdError:
                 ttl_s = -1.0
             if ttl_s > 0:
                 self.tenure.renew(started_s, ttl_s, self._clock.boottime_s())
                 self.tenure.confirm(self.tenure.lapses)
             elif ttl_s == 0:
-                self._give_lease_up()
+                self.give_up()
             await asyncio.sleep(self._ttl_s / 4)
 
-    return [(Cluster, "_keep_lease", keep_lease)]
+    return [(Lease, "keep", keep)]
 
 
 @mutant
@@ -318,7 +319,7 @@ def hand_over_without_flush() -> list[Patch]:
 @mutant
 def queued_calls_wait_for_those_before() -> list[Patch]:
     """A write that waits behind groups without an answer has no age."""
-    return [(JobStore, "_expire", lambda _self: None)]
+    return [(store_jobs, name, 1e9) for name in ("QUEUED_MAX_S", "SENT_MAX_S", "ANSWER_MAX_S")]
 
 
 # Reading
@@ -334,11 +335,11 @@ def lost_watch_ignored() -> list[Patch]:
 def resumes_with_a_stale_watch() -> list[Patch]:
     """When the lease is trusted again firing goes on with what was known before."""
 
-    async def confirm(self: Cluster) -> None:
+    async def confirm(self: Lease) -> None:
         self.tenure.confirm(self.tenure.lapses)
         self._confirming = False
 
-    return [(Cluster, "_confirm", confirm)]
+    return [(Lease, "_confirm", confirm)]
 
 
 @mutant
