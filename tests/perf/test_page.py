@@ -71,7 +71,8 @@ EVERY = (
         (999, 0.2, 12.0, {}),  # due in the last 12 ms
         (990, 0.2, 12.0, {"missing": 8}),
         (1000, -998.0, 12.0, {"early or repeated": 1}),
-        (1001, 0.2, 12.0, {"early or repeated": 1}),
+        (1001, 0.2, 12.0, {}),  # due as it ended
+        (1001, -990.0, 12.0, {"early or repeated": 1}),
     ],
 )
 def test_the_go_clients_lines_become_figures_and_faults(got, least, most, faults) -> None:
