@@ -3,9 +3,11 @@
 import asyncio
 import time
 from array import array
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import count
 from typing import NamedTuple
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
@@ -107,7 +109,7 @@ class Bench:
         await self._judge(result, due)
 
     async def _mixed(self, result: Result) -> None:
-        plan, made = self._plan, iter(range(1, 1 << 60))
+        plan = self._plan
         due = await self._recurring(result)
         result.parameters |= {
             "creates/s": plan.creates_per_s, "deletes/s": plan.deletes_per_s, "lists/s": plan.lists_per_s
@@ -121,9 +123,20 @@ class Bench:
         for number in range(100):
             request = pb.ScheduleJobRequest(name=f"{number}", job=pb.Job(due_time=_IDLE), metadata=listed.metadata)
             await load.unary("ScheduleJob", request.SerializeToString())
+        names, made = (f"{other}{number}" for number in count()), deque[str]()
+
+        async def create() -> None:
+            name = next(names)
+            await load.schedule(name, pb.Job(due_time=_IDLE))
+            made.append(name)
+
+        async def delete() -> None:
+            # The oldest; where deletes are faster than creates, one that is not there.
+            await load.delete(made.popleft() if made else f"{other}none")
+
         calls: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
-            "create": (plan.creates_per_s, lambda: load.schedule(f"{other}{next(made)}", pb.Job(due_time=_IDLE))),
-            "delete": (plan.deletes_per_s, lambda: load.delete(f"{other}{next(made) % 1_000}")),
+            "create": (plan.creates_per_s, create),
+            "delete": (plan.deletes_per_s, delete),
             "list": (plan.lists_per_s, lambda: load.unary("ListJobs", listed.SerializeToString())),
         }
         latencies = {name: array("d") for name in calls}

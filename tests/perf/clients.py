@@ -141,8 +141,9 @@ def told_by_go(work: Work, text: str) -> tuple[dict[str, float], dict[str, int]]
     )
     figures = {"lateness p50 (ms)": p50, "lateness p99 (ms)": p99, "lateness max (ms)": most}
     figures |= {"server CPU (cores)": cores, "server CPU per trigger (us)": cpu}
-    # It counts up to an instant: what is due just before that may come just after it, and what is due then may come before it has counted. An early or repeated trigger stands in the
-    # place of the next and makes the least lateness negative; a missed one makes the job's later ones late by a whole second.
+    # It counts up to an instant: what is due just before that may come just after it, and what is due then may come before it has counted. An
+    # early or repeated trigger stands in the place of the next and makes the least lateness negative; a missed one makes the job's later ones
+    # late by a whole second.
     still_on_their_way = work.jobs * min(1.0, most / 1000) if work.spread_s or most >= 1000 else 0
     faults = {
         "early or repeated": int(least < -1),
