@@ -103,3 +103,19 @@ def containers(manifests: list[Manifest]) -> list[Manifest]:
         for _, spec in pod_specs(manifest)
         for container in (*spec.get("initContainers", []), *spec["containers"])
     ]
+
+
+def serve_arguments(manifests: list[Manifest], directory: Path) -> list[str]:
+    """The arguments of the replicas, with their file of settings where it can be read."""
+    container = next(one for one in containers(manifests) if one["name"] == "scheduler")
+    (mount,) = [one for one in container["volumeMounts"] if one["name"] == "config"]
+    (volume,) = [
+        volume
+        for manifest in manifests
+        if manifest["kind"] in {"Deployment", "StatefulSet"}
+        for volume in manifest["spec"]["template"]["spec"].get("volumes", [])
+        if volume["name"] == "config"
+    ]
+    for name, text in find(manifests, "ConfigMap", volume["configMap"]["name"])["data"].items():
+        (directory / name).write_text(text)
+    return [one.replace(mount["mountPath"] + "/", f"{directory}/") for one in container["args"]]

@@ -2,13 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import click
 import pytest
 import yaml
 
 from scheduler.cli import main
-from tests.chart.conftest import CASES, CHART, Chart, Manifest, containers, find
+from tests.chart.conftest import CASES, CHART, Chart, Manifest, containers, find, serve_arguments
 
 IMMUTABLE = CHART.parents[1] / "tests" / "chart" / "immutable.json"
 
@@ -43,7 +44,7 @@ def test_every_flag_that_is_rendered_exists(chart: Chart) -> None:
     assert {"--etcd-client-password-file", "--tls-ca-file", "--mode", "--ca-key-file"} <= seen
 
 
-def test_rendered_settings_are_settings_that_serve_takes(chart: Chart) -> None:
+def test_rendered_settings_are_settings_that_serve_takes(chart: Chart, tmp_path: Path) -> None:
     """Each case's arguments pass the settings' own checks; only what the kubelet fills in is made up."""
     from click.testing import CliRunner
 
@@ -59,12 +60,27 @@ def test_rendered_settings_are_settings_that_serve_takes(chart: Chart) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "run", run)
         for case in CASES:
-            (container,) = [one for one in containers(chart.render(case)) if one["name"] == "scheduler"]
-            filled = [re.sub(r"\$\((\w+)\)", "release-scheduler-0", one) for one in container["args"]]
+            arguments = serve_arguments(chart.render(case), tmp_path)
+            filled = [re.sub(r"\$\((\w+)\)", "release-scheduler-0", one) for one in arguments]
             result = CliRunner().invoke(main, filled)
+            assert result.exit_code == 0, (case.name, result.output)
+            result = CliRunner().invoke(main, ["config", "check", str(tmp_path / "config.yaml")])
             assert result.exit_code == 0, (case.name, result.output)
     assert len(taken) == len(CASES)
     assert all(one.etcd_client_endpoints and not one.etcd_embed for one in taken)
+    everything = taken[[case.name for case in CASES].index("everything-values.yaml")]
+    assert (everything.lease_ttl_s, everything.commit_window, everything.drain_timeout_s) == (10, 32_768, 20.0)
+
+
+def test_the_configuration_is_a_file_that_replicas_mount(chart: Chart) -> None:
+    values = "config: {max-message-bytes: 16777216, ack-timeout: 1.5, log-level: debug}"
+    data = find(chart.render(values), "ConfigMap", "release-scheduler")["data"]
+    settings = yaml.safe_load(data["config.yaml"])
+    assert settings["max-message-bytes"] == 16 << 20 and isinstance(settings["max-message-bytes"], int)
+    assert (settings["ack-timeout"], settings["log-level"], settings["partitions"]) == (1.5, "debug", 128)
+    # What names Secrets or their files is an argument: nothing secret can stand in the file, whatever the values are.
+    keys = set(json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"])
+    assert not [key for key in keys if re.search("password|token|key|secret", key) and key != "concurrency-key"]
 
 
 def test_replicas_are_free_and_left_out_while_autoscaling(chart: Chart) -> None:
@@ -266,6 +282,8 @@ def test_pods_roll_for_what_they_read_and_for_nothing_else(chart: Chart) -> None
         return pod(chart.render(values))["metadata"]["annotations"]["checksum/config"]
 
     assert checksum("replicas: 3") == checksum("{replicas: 9, service: {type: LoadBalancer}}")
+    # Running replicas take it over.
+    assert checksum("config: {log-level: debug}") == checksum("{}")
     assert (
         len(
             {
@@ -321,7 +339,8 @@ def test_escape_hatches_arrive(chart: Chart) -> None:
     assert {"A", "B"} <= {one["name"] for one in container["env"]} and container["envFrom"] == [
         {"configMapRef": {"name": "more"}}
     ]
-    assert container["args"][-1] == "--in-flight-per-stream=1024" and "--commit-window=32768" in container["args"]
+    assert container["args"][-1] == "--in-flight-per-stream=1024"
+    assert "--config-file=/etc/scheduler/config/config.yaml" in container["args"]
     assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "2"]
     assert (spec["runtimeClassName"], spec["priorityClassName"], spec["schedulerName"]) == (
         "gvisor",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.etcd.binary import find_etcd
-from tests.chart.conftest import CHART, Chart, Manifest, containers, find
+from tests.chart.conftest import CHART, Chart, Manifest, containers, find, serve_arguments
 from tests.support.processes import ROOT, Child, answers, free_port, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -68,7 +68,7 @@ class Machine:
 
     def start_replica(self, name: str) -> str:
         """Its address."""
-        serve = next(one for one in containers(self.manifests) if one["name"] == "scheduler")["args"]
+        serve = serve_arguments(self.manifests, self.directory)
         port = free_port()
         arguments = [self.local(one, name) for one in serve]
         for flag, value in (("port", port), ("healthz-port", free_port()), ("metrics-port", free_port())):

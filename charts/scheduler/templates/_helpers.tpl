@@ -138,9 +138,9 @@ imagePullSecrets:
 {{- list "localhost" $name (printf "%s.%s" $name $namespace) (printf "%s.%s.svc" $name $namespace) (include "scheduler.address" .) (printf "*.%s" (include "scheduler.headlessDomain" .)) | toJson -}}
 {{- end -}}
 
-{{- /* What pods roll for; what no pod reads, such as the number of replicas, is left out. */ -}}
+{{- /* What pods roll for; what no pod reads, such as the number of replicas, is left out, and so is what running replicas take over. */ -}}
 {{- define "scheduler.checksum" -}}
-{{- dict "config" .Values.config "etcd" (include "scheduler.etcdEndpoints" .) "root" .Values.etcd.root "tls" .Values.tls "args" .Values.extraArgs | toJson | sha256sum -}}
+{{- dict "config" (omit .Values.config "log-level") "etcd" (include "scheduler.etcdEndpoints" .) "root" .Values.etcd.root "tls" .Values.tls "args" .Values.extraArgs | toJson | sha256sum -}}
 {{- end -}}
 
 {{- define "scheduler.peers" -}}

@@ -56,9 +56,7 @@
 - --sentry-address={{ .Values.tls.sentry.address }}
 {{- end }}
 {{- end }}
-{{- range $flag := keys .Values.config | sortAlpha }}
-- --{{ $flag }}={{ index $.Values.config $flag }}
-{{- end }}
+- --config-file=/etc/scheduler/config/config.yaml
 {{- with .Values.extraArgs }}
 {{ toYaml . }}
 {{- end }}
@@ -198,6 +196,9 @@ spec:
           mountPath: /tmp
         - name: state
           mountPath: /var/lib/scheduler
+        - name: config
+          mountPath: /etc/scheduler/config
+          readOnly: true
         {{- range include "scheduler.secretVolumes" . | fromYamlArray }}
         - name: {{ .name }}
           mountPath: {{ .mountPath }}
@@ -215,6 +216,9 @@ spec:
     # The lease file lies here: it outlives the container, so that a restarted replica takes its lease back at once.
     - name: state
       emptyDir: {}
+    - name: config
+      configMap:
+        name: {{ include "scheduler.fullname" . }}
     {{- range include "scheduler.secretVolumes" . | fromYamlArray }}
     - name: {{ .name }}
       {{- toYaml .source | nindent 6 }}
