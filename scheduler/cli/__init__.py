@@ -9,6 +9,7 @@ import click
 from scheduler import __version__
 from scheduler.cli.bench import bench
 from scheduler.cli.cluster import cluster
+from scheduler.cli.completion import completion
 from scheduler.cli.config import config
 from scheduler.cli.doctor import doctor
 from scheduler.cli.job import job
@@ -100,6 +101,7 @@ def version() -> None:
 
 main.add_command(bench)
 main.add_command(cluster)
+main.add_command(completion)
 main.add_command(config)
 main.add_command(doctor)
 main.add_command(job)
