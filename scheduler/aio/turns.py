@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 
 # A turn that takes longer than this has too many sockets: the next one gets half as many.
-_LONG_S = 0.004
-_SOCKETS_MAX = 256
+_LONG_S = 0.006
+# At least so many: timers have their share of each turn, and sockets must not wait for those.
+_SOCKETS_MIN, _SOCKETS_MAX = 2, 256
 
 
 class TurnTimer(selectors.DefaultSelector):
@@ -29,7 +30,7 @@ class TurnTimer(selectors.DefaultSelector):
             seconds = time.perf_counter() - self._began
             self._observe(seconds)
             if seconds > _LONG_S:
-                self._sockets = max(1, self._sockets // 2)
+                self._sockets = max(_SOCKETS_MIN, self._sockets // 2)
             elif self._sockets < _SOCKETS_MAX:
                 self._sockets += 1
         events = super().select(timeout)

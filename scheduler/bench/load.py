@@ -72,7 +72,10 @@ class Due:
 class _Watch:
     """One WatchJobs stream, opened again when it breaks."""
 
-    def __init__(self, channel: Channel, initial: bytes, arrived: Arrived, lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, load: "Load", channel: Channel, initial: bytes, arrived: Arrived, lost: Callable[[str], None]
+    ) -> None:
+        self._load = load
         self._channel = channel
         self._initial = initial
         self._arrived = arrived
@@ -92,6 +95,8 @@ class _Watch:
     def on_message(self, message: bytes) -> None:
         trigger = pb.WatchJobsResponse.FromString(message)
         self._arrived(trigger)
+        if not self._load.answers:
+            return
         assert self._call is not None
         self._call.send(pb.WatchJobsRequest(result=_RESULT(id=trigger.id, status=pb.SUCCESS)).SerializeToString())
 
@@ -119,6 +124,8 @@ class Load:
         )
         self.hosts: tuple[str, ...] = ()
         self.lost_streams: list[str] = []
+        # Whether triggers are answered.
+        self.answers = True
         self._channels: list[Channel] = []
         self._turn = cycle([0])
 
@@ -160,8 +167,16 @@ class Load:
         return latencies
 
     @asynccontextmanager
+    async def beside(self, app_id: str, arrived: Arrived) -> AsyncIterator["Load"]:
+        """The same load for another app, on connections of its own."""
+        other = Load(self.settings._replace(app_id=app_id), self.clock)
+        async with other.opened(self._connect, self._address, arrived):
+            yield other
+
+    @asynccontextmanager
     async def opened(self, connect: Callable[[str], Channel], address: str, arrived: Arrived) -> AsyncIterator["Load"]:
         """Find the hosts, connect, watch; on leaving everything is closed. Raises RpcError."""
+        self._connect, self._address = connect, address
         self.hosts = await _hosts(connect, address)
         count = max(self.settings.connections, len(self.hosts))
         self._channels = [connect(self.hosts[number % len(self.hosts)]) for number in range(count)]
@@ -170,7 +185,7 @@ class Load:
             initial=pb.WatchJobsRequestInitial(namespace=self.settings.namespace, app_id=self.settings.app_id)
         ).SerializeToString()
         watched = [connect(host) for host in self.hosts for _ in range(self.settings.streams)]
-        watches = [_Watch(channel, initial, arrived, self.lost_streams.append) for channel in watched]
+        watches = [_Watch(self, channel, initial, arrived, self.lost_streams.append) for channel in watched]
         try:
             for channel in (*self._channels, *watched):
                 await channel.wait_ready(_TIMEOUT_S)

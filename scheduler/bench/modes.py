@@ -1,4 +1,4 @@
-"""What the bench does: create, storm, every, idle, mixed. Each mode cleans up what it made, also when it is interrupted."""
+"""What the bench does: create, storm, every, idle, mixed, fair. Each mode cleans up what it made, also when it is interrupted."""
 
 import asyncio
 import time
@@ -22,6 +22,10 @@ _STORM_PATIENCE_S = 120.0
 # How long after the end of listening what was due by then may still come; later, it is missing.
 _GRACE_S = 30.0
 _IDLE = "8760h"
+# What the quiet app has beside the storm: jobs that fire each second, and calls per second of each kind.
+_QUIET_JOBS = 300
+_QUIET_CALLS_PER_S = 25.0
+_QUIET_LEAD_S = 3
 
 
 class Plan(NamedTuple):
@@ -34,6 +38,7 @@ class Plan(NamedTuple):
     creates_per_s: float
     deletes_per_s: float
     lists_per_s: float
+    answered: bool = True
 
 
 class Bench:
@@ -57,7 +62,8 @@ class Bench:
     async def run(self, mode: str) -> Result:
         """One mode. Raises RpcError."""
         work: dict[str, Callable[[Result], Awaitable[None]]] = {
-            "create": self._create, "storm": self._storm, "every": self._every, "idle": self._idle, "mixed": self._mixed
+            "create": self._create, "storm": self._storm, "every": self._every, "idle": self._idle, "mixed": self._mixed,
+            "fair": self._fair,
         }  # fmt: skip
         self._prefix = f"{self._run}-{mode}-"
         result = Result(mode=mode, parameters={"jobs": self._plan.jobs, "hosts": len(self._load.hosts)})
@@ -157,6 +163,56 @@ class Bench:
         for name, seconds in latencies.items():
             result.figures |= quantiles(name, seconds)
             result.figures[f"{name}s (per s)"] = len(seconds) / plan.seconds
+
+    async def _fair(self, result: Result) -> None:
+        """A storm of one app, and what another app has of it: the lateness of its triggers, the latency of its calls."""
+        load, plan = self._load, self._plan
+        at_ns = await self._start_ns() + _QUIET_LEAD_S * _S
+        quiet_ns = at_ns - _QUIET_LEAD_S * _S
+        quiet = Due([quiet_ns + _S * number // _QUIET_JOBS for number in range(_QUIET_JOBS)], _S)
+        prefix, made = f"{self._run}-quiet-", iter(range(_QUIET_JOBS, 1 << 60))
+        result.parameters |= {"quiet jobs": _QUIET_JOBS, "answered": float(plan.answered)}
+
+        def arrived(trigger: pb.WatchJobsResponse) -> None:
+            if trigger.name.startswith(prefix):
+                quiet.came(int(trigger.name[len(prefix) :]), load.clock.wall_ns())
+
+        storm = self._due = Due([at_ns] * plan.jobs, 0)
+        await self._fill(lambda _: pb.Job(due_time=_rfc3339(at_ns)))
+        async with load.beside(f"{load.settings.app_id}-quiet", arrived) as other:
+            get = pb.GetJobRequest(name=f"{prefix}0", metadata=other.metadata).SerializeToString()
+            calls: dict[str, Callable[[], Awaitable[object]]] = {
+                "get": lambda: other.unary("GetJob", get),
+                "create": lambda: other.schedule(f"{prefix}{next(made)}", pb.Job(due_time=_IDLE)),
+            }
+            latencies = {name: array("d") for name in calls}
+            try:
+                for number, first_ns in enumerate(quiet.first_ns):
+                    job = pb.Job(schedule="@every 1s", due_time=_rfc3339(first_ns))
+                    await other.schedule(f"{prefix}{number}", job)
+                load.answers = plan.answered
+                await self._until(at_ns)
+                calm = len(quiet.late_s)
+                async with asyncio.TaskGroup() as tasks:
+                    paced = [
+                        tasks.create_task(_pace(_QUIET_CALLS_PER_S, call, latencies[name]))
+                        for name, call in calls.items()
+                    ]
+                    end_ns = at_ns + int((_STORM_PATIENCE_S if plan.answered else plan.seconds) * _S)
+                    while len(storm.late_s) < plan.jobs and load.clock.wall_ns() < end_ns:
+                        self._say(f"fair: {len(storm.late_s):,} of {plan.jobs:,} triggers of the storm")
+                        await asyncio.sleep(0.05)
+                    for task in paced:
+                        task.cancel()
+                result.figures |= quantiles("quiet app's lateness before", quiet.late_s[:calm])
+                result.figures |= quantiles("quiet app's lateness meanwhile", quiet.late_s[calm:])
+                for name, seconds in latencies.items():
+                    result.figures |= quantiles(f"quiet app's {name}s", seconds)
+                result.figures["storm first to last (s)"] = (storm.last_at_ns - storm.first_at_ns) / _S
+                await self._judge(result, quiet)
+            finally:
+                load.answers = True
+                await other.delete_all(f"{self._run}-")
 
     # What they share
 

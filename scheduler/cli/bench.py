@@ -12,7 +12,7 @@ import click
 
 from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
 
-_MODES = click.Choice(["create", "storm", "every", "idle", "mixed"])
+_MODES = click.Choice(["create", "storm", "every", "idle", "mixed", "fair"])
 
 
 @click.command(short_help="Measure a scheduler: creates, storms, recurring jobs, memory.")
@@ -40,6 +40,9 @@ _MODES = click.Choice(["create", "storm", "every", "idle", "mixed"])
 @click.option("--creates-per-s", default=500.0, show_default=True, help="Of mixed.")
 @click.option("--deletes-per-s", default=200.0, show_default=True, help="Of mixed.")
 @click.option("--lists-per-s", default=50.0, show_default=True, help="Of mixed: lists of 100 jobs.")
+@click.option(
+    "--answered/--unanswered", default=True, show_default=True, help="Of fair: whether the storm's app answers."
+)
 @click.option("--concurrency", type=click.IntRange(1), default=128, show_default=True, help="Creates at once.")
 @click.option("--connections", type=click.IntRange(1), default=4, show_default=True, help="Connections for calls.")
 @click.option("--streams", type=click.IntRange(1), default=3, show_default=True, help="WatchJobs streams to each host.")
@@ -68,7 +71,8 @@ def bench(
 
     create: jobs created per second, and the latency of each create. storm: one-shots that are all due at one instant.
     every: recurring jobs, each once a second, and their lateness. idle: jobs of the far future, and the server's memory.
-    mixed: recurring jobs, while others create, delete and list.
+    mixed: recurring jobs, while others create, delete and list. fair: a storm of one app, and what a quiet app beside it has
+    of that: its triggers' lateness and its calls' latency.
 
     Everything that was created is deleted at the end. The exit code is 1 where a trigger was early, repeated or missing.
     """

@@ -27,7 +27,7 @@ from scheduler.store.progress import ProgressLog
 
 _ARMED, _WAITING, _IN_FLIGHT, _DONE, _GONE = State.ARMED, State.WAITING, State.IN_FLIGHT, State.DONE, State.GONE
 # One turn fires at most this many, so that a storm starves neither acknowledgements nor other jobs.
-FIRE_SLICE = 512
+FIRE_SLICE = 256
 # While partitions load, one of them at a time takes records in; the loop gets its turn after so many, or so long. More of them read at once, so that
 # there is always something to take in.
 LOAD_SLICE = 256

@@ -8,7 +8,7 @@ from scheduler.http2.connection import Connection
 
 _WRITE_HIGH_BYTES = 1 << 20
 # One read takes at most this much: some hundreds of messages, a few milliseconds of work, before other connections and timers get their turn.
-_READ_BYTES = 16 << 10
+_READ_BYTES = 8 << 10
 # grpc-go sends a bandwidth probe with nearly every read; each answer by itself would double our writes.
 _IDLE_OUTPUT_S = 0.004
 _NOTHING = memoryview(b"")

@@ -64,18 +64,19 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_measures_a_replica_and_cleans_up(cluster, tmp_path) -> None:
     replica = cluster(1).replicas[0]
     common = ["--address", replica.address, "--pids", str(replica.pid), "-n", "100", "--seconds", "3", "--lead", "1"]
-    ran = bench("create", "storm", "every", "idle", "mixed", *common, "--creates-per-s", "50", "-o", "json")
+    ran = bench("create", "storm", "every", "idle", "mixed", "fair", *common, "--creates-per-s", "50", "-o", "json")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     earlier = tmp_path / "earlier.json"
     earlier.write_text(ran.stdout)
     results = {one["mode"]: one for one in json.loads(ran.stdout)["results"]}
-    assert set(results) == {"create", "storm", "every", "idle", "mixed"}
+    assert set(results) == {"create", "storm", "every", "idle", "mixed", "fair"}
     assert all(not any(one["faults"].values()) for one in results.values())
     assert sum(count for _, count in results["storm"]["lateness_ms"]) == 100
     assert sum(count for _, count in results["every"]["lateness_ms"]) >= 100
     assert results["mixed"]["figures"]["list p50 (ms)"] > 0
+    assert results["fair"]["figures"]["quiet app's lateness before p50 (ms)"] > 0
     client = Client(replica.address)
-    assert client.list(job_metadata("bench")) == []
+    assert client.list(job_metadata("bench")) == client.list(job_metadata("bench-quiet")) == []
     client.close()
     again = bench("create", *common, "--against", str(earlier))
     assert again.returncode == 0 and " x " in again.stdout, again.stdout + again.stderr
