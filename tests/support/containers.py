@@ -43,6 +43,7 @@ def environment() -> dict[str, str]:
     tools = container_tools()
     return {
         **os.environ,
+        "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
         "CONTAINERS_STORAGE_CONF": str(tools / "storage.conf"),
         "CONTAINERS_CONF": str(tools / "containers.conf"),
     }
@@ -61,6 +62,21 @@ def podman(*arguments: str, check: bool = True, timeout_s: float = 120.0) -> str
     )
     assert result.returncode == 0 or not check, result.stdout
     return result.stdout.strip()
+
+
+def local_image(name: str, program: Path, place: str, *, entrypoint: bool = False) -> None:
+    """A program on the base image, under a name that a composition asks for, since no registry can be asked."""
+
+    def buildah(*arguments: str | Path) -> str:
+        result = subprocess.run(["buildah", *arguments], env=environment(), capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    container = buildah("from", (container_tools() / "base").read_text().strip())
+    buildah("copy", "--quiet", container, program, place)
+    if entrypoint:
+        buildah("config", "--entrypoint", json.dumps([place]), container)
+    buildah("commit", "--quiet", "--rm", container, name)
 
 
 class Container:
