@@ -49,6 +49,8 @@ def test_a_bar_that_is_missed_is_said() -> None:
     page = page_of({"spread-1000": entry((late, {"missing": 0}))})
     assert f"{LATE_50} | 2 | 4 | 3 | as measured yes, at 1.0 no |" in page
     assert f"{LATE_99} | 40 | 80 | 15 | **no** |" in page
+    page = page_of({"creates": entry(({CREATES: 4_000}, {}), factors=(0.5, 0.5))})
+    assert f"{CREATES} | 4,000 | 8,000 | 4,500 | yes |" in page, "on a machine half as fast"
 
 
 def test_what_was_not_correct_is_said() -> None:
