@@ -251,8 +251,9 @@ class _Judgement:
         attempts: dict[tuple[int, int, int], list[Delivery]] = {}
         for delivery in deliveries:
             attempts.setdefault(delivery.identity, []).append(delivery)
+        # One occurrence of a job is in doubt at a time: a disturbance costs one delivery more of it.
+        charged: set[tuple[str, Any]] = set()
         for group in attempts.values():
-            charged: set[tuple[str, Any]] = set()
             for first, extra in zip(group, group[1:], strict=False):
                 self.report.extras.append(extra.recv["wall"])
                 cause = self._cause(stored, first, extra)

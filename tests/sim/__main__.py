@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from tests.sim.run import Report, kept_seeds, replay, run_many
+from tests.sim.run import Report, kept_seeds, quiet, replay, run_many
+from tests.sim.world import run_seed
 
 
 def main() -> int:
@@ -11,11 +12,19 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3_000, help="how many")
     parser.add_argument("--start", type=int, default=1, help="the first one")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--hashes", action="store_true", help="print each seed's hash of all that happened, here and now"
+    )
     parser.add_argument("--seed", type=int, help="run this one alone and print the last events of the job concerned")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every event")
     arguments = parser.parse_args()
     if arguments.seed is not None:
         return int(replay(arguments.seed, everything=arguments.trace).checker.violation is not None)
+    if arguments.hashes:
+        quiet()
+        for seed in range(arguments.start, arguments.start + arguments.seeds):
+            print(seed, run_seed(seed).trace_hash())
+        return 0
     seeds = [*dict.fromkeys([*kept_seeds(), *range(arguments.start, arguments.start + arguments.seeds)])]
     report = Report(len(seeds))
     for result in run_many(seeds, arguments.processes):

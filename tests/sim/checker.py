@@ -88,6 +88,11 @@ def _following(schedule: str, after_ns: int) -> int:
     return after_ns // step_ns * step_ns + step_ns
 
 
+def _window(host: Any) -> int:
+    """What a replica may have in flight, on a stream of each of two apps, and uncommitted."""
+    return host.settings.commit_window + 2 * host.settings.in_flight_per_stream
+
+
 class Fire:
     __slots__ = ("at_s", "epoch", "host", "stream")
 
@@ -122,6 +127,8 @@ class Checker:
         self.alive: dict[bytes, Version] = {}
         self.owners: dict[int, Owner] = {}
         self.ended: dict[tuple[int, int], tuple[float, str]] = {}  # (partition, epoch) to when and why a claim ended
+        # By what one disturbance has cost: the versions that were fired once more because of it.
+        self.charged: dict[tuple[Any, ...], set[int]] = {}
         self.ledger: dict[int, dict[bytes, dict[int, tuple[bool, int, int]]]] = {}
         self.deletes: dict[bytes, list[Any]] = {}
         self.reason = "released"
@@ -308,6 +315,7 @@ class Checker:
         if reason != "lost":
             text = f"{host.name} fires under claim {epoch} of partition {partition}, which {reason} at {ended_s}"
             self.fail("stale_fire", text, version)
+        self._charge(("stale", host.incarnation, ended_s), version, _window(host))
 
     def _repeat(self, host: Any, version: Version, at: tuple[int, int], epoch: int, stream: Any) -> None:
         before = version.fires.get(at)
@@ -316,8 +324,24 @@ class Checker:
             self.counts["repeated"] += 1
             if before.epoch == epoch and not before.stream.ended:
                 self.fail("unexplained_dup", f"{at} is fired again under the same claim: {version!r}", version)
+            ended_s, _ = self.ended.get((version.partition, before.epoch), (float("inf"), ""))
+            if before.stream.ended_s < ended_s:
+                self._charge(("stream", before.stream), version, before.host.settings.in_flight_per_stream)
+            else:
+                self._charge(("owner", before.host.incarnation, ended_s), version, _window(before.host))
         if len(stream.hub_stream.in_flight) > host.settings.in_flight_per_stream:
             self.fail("window", f"{host.name} has more in flight on a stream than it may", version)
+
+    def _charge(self, disturbance: tuple[Any, ...], version: Version, most: int) -> None:
+        """One disturbance costs one fire more of a job, and of as many jobs as may be in flight and uncommitted (promises G4, G5)."""
+        jobs = self.charged.setdefault(disturbance, set())
+        if version.generation in jobs:
+            self.fail("exposure", f"one disturbance, {disturbance}, repeats it twice: {version!r}", version)
+        jobs.add(version.generation)
+        if len(jobs) > most:
+            self.fail(
+                "exposure", f"one disturbance, {disturbance}, repeats more than {most} jobs: {version!r}", version
+            )
 
     def taken(self, host: Any, job: Any, succeeded: bool) -> None:
         """A replica has taken a result in: from now on it must not get lost while the claim stands."""

@@ -161,6 +161,20 @@ def refused_step_ends_the_process() -> list[Patch]:
 
 
 @mutant
+def says_only_once_that_it_serves() -> list[Patch]:
+    """(Found by reading.) What a replica says of itself, and etcd refuses, is not said again."""
+    publish = Cluster._publish
+
+    async def once(self: Any) -> None:
+        words = (self.lease, self._member.state)
+        if getattr(self, "said", None) != words:
+            self.said = words
+            await publish(self)
+
+    return [(Cluster, "_publish", once)]
+
+
+@mutant
 def claims_what_it_is_releasing() -> list[Patch]:
     """(Found by seed 262.) A partition won back before the release's answer came is lost again with that answer."""
     step = Cluster._step

@@ -25,6 +25,7 @@ class Stream:
         self.hub = host.replica.hub
         self.hub_stream: Any = None
         self.ended = False  # for the replica
+        self.ended_s = float("inf")  # while its process lived
         self.closed = False  # for the sidecar
         self.reading = True
         self.last_s = [0.0, 0.0]
@@ -52,7 +53,7 @@ class Stream:
 
     def detach(self) -> None:
         if self.hub_stream is not None and not self.ended:
-            self.ended = True
+            self.ended, self.ended_s = True, self.sidecar.loop.now
             self.hub.detach(self.hub_stream)
 
     def acknowledge(self, delivery_id: int, succeeded: bool) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from unittest import mock
 
+from scheduler._pb.scheduler_storage.v1.storage_pb2 import Member
 from scheduler.config import ServeSettings
 from scheduler.engine import commits
 from scheduler.engine.partition import Phase
@@ -307,8 +308,10 @@ class World:
             checkpoints = {key.rsplit(b"/", 1)[0] for key in batches if b"/checkpoint/" in key}
             if len(checkpoints) > 3 * folds:
                 return f"{len(checkpoints)} checkpoints in partition {number}"
-        members = [key for key in self.model.kvs if b"/members/" in key]
-        return f"members {members}" if len(members) != len(self.hosts) else None
+        members = {key: Member.FromString(kv.value) for key, kv in self.model.kvs.items() if b"/members/" in key}
+        if len(members) != len(self.hosts) or any(one.state != Member.STATE_SERVING for one in members.values()):
+            return f"members {members}"
+        return None
 
     def trace_hash(self) -> str:
         """Equal for equal runs."""
