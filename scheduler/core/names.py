@@ -89,13 +89,23 @@ def storage_key(target: Target, name: str) -> str:
 
 
 def run_now_key(target: Target, name: str, request_id: str) -> str:
-    """The key of an occurrence beside the schedule of a job: under the job's own, so that whatever deletes by prefix takes it too."""
+    """The key of an occurrence beside the schedule of a job: right behind the job's own, so that whatever deletes the job takes it too."""
     return f"{storage_key(target, name)}{_RUN_NOW}{request_id}"
 
 
 def is_run_now(key: str) -> bool:
     """Whether a storage key is a `run_now_key`."""
     return _RUN_NOW in key
+
+
+def job_key(key: str) -> str:
+    """The key of the job that a storage key belongs to: itself, but for a `run_now_key`."""
+    return key.partition(_RUN_NOW)[0]
+
+
+def run_now_end(key: bytes) -> bytes:
+    """Where the keys of a job and of its occurrences beside the schedule end: no other job's lie between."""
+    return key + bytes([ord(_RUN_NOW) + 1])
 
 
 def reference_name(target: Target, name: str) -> str:

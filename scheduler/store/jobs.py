@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
-from scheduler.core.names import SEPARATOR, unescape
+from scheduler.core.names import SEPARATOR, job_key, run_now_end, unescape
 from scheduler.etcd.api import (
     Compare,
     CompareTarget,
@@ -111,13 +111,13 @@ class JobStore:
         self._enqueue(_Write(at, value, not overwrite, done, len(at) + len(value) + _WRITE_BYTES, _now_s()))
 
     def delete(self, key: str, *, done: Done) -> None:
-        """Delete a job; one that is not there is no error."""
+        """Delete a job, and its occurrences beside the schedule that wait; one that is not there is no error."""
         at = self._etcd_key(key)
         size = len(at) + _WRITE_BYTES
         self._enqueue(_Write(at, None, create=False, done=done, size_bytes=size, queued_s=_now_s()))
 
     def _etcd_key(self, key: str) -> bytes:
-        return self._keys.job(partition_of(key, self._partition_count), key)
+        return self._keys.job(partition_of(job_key(key), self._partition_count), key)
 
     def _enqueue(self, write: _Write) -> None:
         if self._queued_bytes + write.size_bytes > QUEUE_MAX_BYTES:
@@ -371,7 +371,7 @@ def _answer(writes: Sequence[_Write], error: StoreError | None) -> None:
 
 def _operation(write: _Write) -> Operation:
     if write.value is None:
-        return Delete(write.key)
+        return Delete(write.key, run_now_end(write.key))
     put = Put(write.key, write.value)
     if not write.create:
         return put

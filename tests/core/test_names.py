@@ -1,7 +1,7 @@
 """Keys of jobs: different jobs never share one, and no prefix reaches into another app, actor type or namespace (T3, T4, F51)."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core import names
@@ -14,6 +14,18 @@ SEGMENT = ODD.filter(bool)
 TARGETS = st.one_of(
     st.builds(names.app_target, SEGMENT, SEGMENT), st.builds(names.actor_target, SEGMENT, SEGMENT, SEGMENT)
 )
+
+
+def accepted(text: str) -> bool:
+    """Whether a name may hold it."""
+    try:
+        names.check_name(f"app||{text}")
+    except InvalidName:
+        return False
+    return True
+
+
+NAMES = st.one_of(st.text(alphabet="a !|%", max_size=4), ODD).filter(accepted)
 
 
 @settings(max_examples=200)
@@ -53,6 +65,21 @@ def test_etcds_range_of_a_prefix_holds_its_keys_alone(target: names.Target, name
     assert start <= keys.job(partition, key) < range_end(start)
     assert not start <= keys.job(partition, prefix[:-1] + "}") < range_end(start)
     assert not start <= keys.job((partition + 1) % 128, key) < range_end(start)
+
+
+@given(TARGETS, NAMES, NAMES)
+def test_a_job_and_what_is_run_now_are_one_range_that_holds_nobody_else(
+    target: names.Target, name: str, other: str
+) -> None:
+    assume(all(accepted(part) for part in target if part))
+    key, extra = names.storage_key(target, name), names.run_now_key(target, name, "request1")
+    assert names.job_key(extra) == key == names.job_key(key)
+    assert names.is_run_now(extra) and not names.is_run_now(key)
+    start = Keys().job(7, key)
+    end = names.run_now_end(start)
+    assert start <= Keys().job(7, extra) < end
+    assert (start <= Keys().job(7, names.storage_key(target, other)) < end) == (name == other)
+    assert (start <= Keys().job(7, names.run_now_key(target, other, "request1")) < end) == (name == other)
 
 
 @pytest.mark.parametrize(

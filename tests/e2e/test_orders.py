@@ -7,7 +7,7 @@ import pytest
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as dapr
 from tests.support.admin import Operator
-from tests.support.client import Client, Watcher, actor_metadata, job_metadata
+from tests.support.client import Client, Watcher, actor_metadata, job_metadata, partition_of
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -150,12 +150,34 @@ def test_an_occurrence_beside_the_schedule_outlives_its_owner(cluster) -> None:
         operator.call("RunNow", name="hourly", metadata=job_metadata(), request_id=f"request{number}")
     owners = one.reader.owners()
     places = [owners[int(key.split("/")[3])] for key in one.reader.range("/scheduler/jobs/") if "request" in key]
-    assert len(places) == 6 and set(places) <= {"replica-0", "replica-1"}
-    one.replicas[1].kill()
-    watcher = Watcher([one.addresses[0]])
+    # All in the job's own partition: its owner fires them.
+    assert places == [owners[partition_of("app||default||app||hourly")]] * 6
+    next(replica for replica in one.replicas if replica.name == places[0]).kill()
+    watcher = Watcher(one.addresses)
     wait_until(lambda: len(watcher.hits) == 6, timeout_s=15, what="all have fired")
     wait_until(lambda: len(one.reader.range("/scheduler/jobs/")) == 1, timeout_s=5, what="their records go")
     assert len({hit.generation for hit in watcher.hits}) == len(watcher.hits) == 6
+    watcher.close()
+    operator.close()
+    client.close()
+
+
+def test_deleting_a_job_withdraws_its_occurrence_and_no_other_jobs(cluster) -> None:
+    one = cluster(1)
+    client, operator = Client(one.addresses[0]), Operator(one.addresses[0])
+    names = ["job", "job ", "job!", "job2"]
+    for name in names:
+        client.schedule(name, schedule="@every 1h")
+        operator.call("RunNow", name=name, metadata=job_metadata(), request_id="request1")
+    assert len(one.reader.range("/scheduler/jobs/")) == 8
+    client.delete("job")
+    assert len(one.reader.range("/scheduler/jobs/")) == 6
+    assert sorted(job.name for job in client.list()) == names[1:]
+    watcher = Watcher(one.addresses)
+    wait_until(lambda: len(watcher.hits) == 3, timeout_s=5, what="the others' occurrences")
+    assert sorted(hit.name for hit in watcher.hits) == names[1:]
+    operator.call("RunNow", name="job2", metadata=job_metadata(), request_id="request2")
+    wait_until(lambda: len(watcher.hits) == 4, timeout_s=5, what="one more")
     watcher.close()
     client.close()
     operator.close()
