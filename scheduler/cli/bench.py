@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
+from scheduler.cli.output import output_option, print_document
 
 _MODES = click.Choice(["create", "storm", "every", "idle", "mixed", "fair"])
 
@@ -50,7 +51,7 @@ _MODES = click.Choice(["create", "storm", "every", "idle", "mixed", "fair"])
 @click.option(
     "--pids", default="", help="The server's processes, etcd included, for their CPU and memory; comma separated."
 )
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 @click.option(
     "--against",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -104,8 +105,8 @@ def bench(
                 results.append(await measured.run(mode))
                 say("")
         now = datetime.now(UTC).isoformat(timespec="seconds")  # noqa: TID251 - the report's date
-        if output == "json":
-            click.echo(json.dumps(document(results, load.hosts, now), indent=2))
+        if output != "table":
+            print_document(output, document(results, load.hosts, now))
         else:
             click.echo("\n".join(table(results, earlier)))
         return all(result.correct for result in results)

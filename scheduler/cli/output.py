@@ -55,12 +55,14 @@ def show(output: str, document: Any, *, header: Sequence[str], rows: Iterable[Se
 
 def print_document(output: str, document: Any) -> None:
     """Print JSON or YAML; keys stay in their order."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
     if output == "json":
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(text)
         return
     import yaml
 
-    click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    # By way of JSON, so that both say the same of every kind of value.
+    click.echo(yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from scheduler.bench.load import Due
 from scheduler.bench.report import Result, histogram, quantiles, table
@@ -78,6 +79,8 @@ def test_it_measures_a_replica_and_cleans_up(cluster, tmp_path) -> None:
     client = Client(replica.address)
     assert client.list(job_metadata("bench")) == client.list(job_metadata("bench-quiet")) == []
     client.close()
+    ran = bench("create", *common, "-o", "yaml")
+    assert ran.returncode == 0 and yaml.safe_load(ran.stdout)["results"][0]["mode"] == "create"
     again = bench("create", *common, "--against", str(earlier))
     assert again.returncode == 0 and " x " in again.stdout, again.stdout + again.stderr
 

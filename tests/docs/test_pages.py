@@ -89,6 +89,10 @@ def words_of(line: str) -> list[str]:
 
 def unknown_options(words: list[str]) -> list[str]:
     """Of a `scheduler ...` command line: commands and options that there are not."""
+    if words[1:3] == ["config", "show"] and {"serve", "sidecar"} & set(words):
+        # Another command line follows.
+        at = next(index for index, word in enumerate(words) if word in {"serve", "sidecar"})
+        return unknown_options(words[:at]) + unknown_options([words[0], *words[at:]])
     one: click.Command = command
     known: set[str] = {"--help", "-h"}
     for word in words[1:]:
