@@ -26,8 +26,8 @@ class Garbage:
     def install(self) -> None:
         """Measure from now on; what the imports left stays."""
         gc.set_threshold(*_THRESHOLDS)
-        gc.callbacks.append(self._watch)
         self._freeze()
+        gc.callbacks.append(self._watch)
 
     def uninstall(self) -> None:
         """Leave the process as other code expects it."""

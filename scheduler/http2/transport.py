@@ -7,8 +7,6 @@ from typing import Any
 from scheduler.http2.connection import Connection
 
 _WRITE_HIGH_BYTES = 1 << 20
-# One read takes at most this much: some hundreds of messages, a few milliseconds of work, before other connections and timers get their turn.
-_READ_BYTES = 8 << 10
 # grpc-go sends a bandwidth probe with nearly every read; each answer by itself would double our writes.
 _IDLE_OUTPUT_S = 0.004
 _NOTHING = memoryview(b"")
@@ -63,7 +61,7 @@ class Shell(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's contract
         """asyncio's: where the next read goes. A view, since asyncio's TLS reads into slices of it."""
-        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._buffer = memoryview(bytearray(self.connection.limits.read_bytes))
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -1,5 +1,6 @@
 """Every limit of the transport, one below, at and above it. docs/transport.md is their table, and held against them here."""
 
+import asyncio
 import dataclasses
 import gzip
 import re
@@ -44,6 +45,18 @@ def size(value: float) -> str:
 
 
 # Streams and messages
+
+
+async def test_a_read_is_bounded() -> None:
+    shell = connected(Server(methods={}))
+    buffer = shell.get_buffer(-1)
+    assert len(buffer) == Limits().read_bytes
+    ping = frames.ping(b"12345678")
+    buffer[: len(ping)] = ping
+    shell.transport.taken()
+    shell.buffer_updated(len(ping))
+    await asyncio.sleep(0)
+    assert [kind for kind, _, _ in shell.transport.taken()] == [frames.PING]
 
 
 def test_concurrent_streams() -> None:
