@@ -51,10 +51,14 @@ def test_install_upgrade_roll_back_uninstall(api: KubernetesApi, run: Run, helm:
     assert code == 0, text
     assert api.refused == []
     upgraded = api.get("statefulsets", "release-scheduler")
-    assert upgraded["spec"]["replicas"] == 5 and "--lease-ttl=7" in json.dumps(upgraded)
+    assert upgraded["spec"]["replicas"] == 5
+    assert "lease-ttl: 7" in api.get("configmaps", "release-scheduler")["data"]["config.yaml"]
+    before = upgraded["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
     code, text = run(helm, "rollback", "release", "1")
     assert code == 0, text
-    assert api.get("statefulsets", "release-scheduler")["spec"]["replicas"] == 3
+    back = api.get("statefulsets", "release-scheduler")
+    assert back["spec"]["replicas"] == 3
+    assert back["spec"]["template"]["metadata"]["annotations"]["checksum/config"] != before
     code, text = run(helm, "history", "release")
     assert code == 0 and "Rollback to 1" in text
     assert ("pods", "space", "release-scheduler-test") not in api.objects, (
