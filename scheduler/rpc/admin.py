@@ -23,7 +23,7 @@ from scheduler.http2.call import Call, Method, Unary, coroutine
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.logs import get_logger
 from scheduler.metrics import DeliveryStatistics, EngineStatistics, IdentityStatistics, RpcStatistics
-from scheduler.rpc.authz import Authorizer, target_of
+from scheduler.rpc.authz import Authorizer
 from scheduler.rpc.jobs import parse
 from scheduler.rpc.status import rpc_error
 from scheduler.store.codec import set_instant
@@ -205,8 +205,7 @@ class Admin:
         """The occurrence is a one-shot job of its own that carries the job's name and data: it enters the engine of its partition's owner like any other."""
         message = parse(pb.RunNowRequest, request)
         metadata = message.metadata
-        self._authorizer.check_app_or_operator(call, metadata.namespace, metadata.app_id)
-        target = target_of(metadata)
+        target = self._authorizer.target(call, metadata, or_operator=True)
         if self._leaving():
             raise RpcError(Status.CANCELLED, "the scheduler is shutting down")
         if not _REQUEST_ID.fullmatch(message.request_id):

@@ -144,28 +144,24 @@ class Authorizer:
             return RpcError(Status.PERMISSION_DENIED, "identity does not match request")
         return None
 
-    def target(self, call: Call, metadata: JobMetadata) -> Target:
-        """The checked target of a request's metadata. Raises RpcError."""
-        self.check(call, metadata.namespace, metadata.app_id)
-        return target_of(metadata)
+    def target(self, call: Call, metadata: JobMetadata, *, or_operator: bool = False) -> Target:
+        """Whom a request's job is for, if the caller may speak for it (`or_operator`: or for any). Raises RpcError."""
+        check = self.check_app_or_operator if or_operator else self.check
+        check(call, metadata.namespace, metadata.app_id)
+        match metadata.target.WhichOneof("type"):
+            case "job":
+                return app_target(metadata.namespace, metadata.app_id)
+            case "actor":
+                actor = metadata.target.actor
+                return actor_target(metadata.namespace, actor.type, actor.id)
+            case _:
+                shown = "" if metadata.HasField("target") else "<nil>"
+                raise RpcError(Status.UNKNOWN, f"unknown job type: {shown}")
 
     def name(self, call: Call) -> str:
         """Who calls, for the log."""
         identity = self.identity(call.peer) if self.tls else None
         return identity.uri if identity else "none"
-
-
-def target_of(metadata: JobMetadata) -> Target:
-    """Whom a request's job is for. Raises RpcError."""
-    match metadata.target.WhichOneof("type"):
-        case "job":
-            return app_target(metadata.namespace, metadata.app_id)
-        case "actor":
-            actor = metadata.target.actor
-            return actor_target(metadata.namespace, actor.type, actor.id)
-        case _:
-            shown = "" if metadata.HasField("target") else "<nil>"
-            raise RpcError(Status.UNKNOWN, f"unknown job type: {shown}")
 
 
 def matches(pattern: str, uri: str) -> bool:

@@ -73,9 +73,9 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
 def typed(path: Path) -> Iterator[str]:
     """Every command line of a page, without prompts and continuation marks."""
     for language, body in re.findall(
-        r"^```(bash|console)[^\n]*\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL
+        r"^ *```(bash|console)[^\n]*\n(.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL
     ):
-        for line in body.replace("\\\n", " ").splitlines():
+        for line in map(str.strip, body.replace("\\\n", " ").splitlines()):
             if language == "bash" or line.startswith("$ "):
                 yield line.removeprefix("$ ")
 
@@ -101,6 +101,9 @@ def unknown_options(words: list[str]) -> list[str]:
         if isinstance(one, click.Group) and word in one.commands:
             one = one.commands[word]
             known |= {name for parameter in one.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        elif not word.startswith("-") and one.context_settings.get("ignore_unknown_options"):
+            # What follows are another command's arguments.
+            break
         elif (
             word.startswith("-") and not re.fullmatch(r"-\d+", word) and word.split("=")[0] not in known
         ) or one is command:
