@@ -19,7 +19,7 @@ from scheduler.config import ServeSettings
 @reference.options
 @click.pass_context
 def serve(ctx: click.Context, /, **values: Any) -> None:
-    """Run one scheduler replica.
+    """Run one scheduler replica, or several on this host with --processes.
 
     Without endpoints it runs an etcd of its own, which suits one machine. Replicas of one cluster share etcd, and
     each has an --id of its own.

@@ -110,6 +110,17 @@ def test_sigterm_before_they_have_started_is_no_failure(etcd: EtcdServer, tmp_pa
     host.close()
 
 
+def test_none_outlives_a_supervisor_that_is_killed(host: Replica) -> None:
+    running = pids(host)
+    host.kill()
+
+    def ended(pid: int) -> bool:
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    wait_until(lambda: all(map(ended, running.values())), timeout_s=5, what="the replicas end with it")
+
+
 def test_the_embedded_etcd_is_the_supervisors(tmp_path: Path) -> None:
     host = serve(tmp_path, "", "--etcd-embed=true", "--etcd-client-endpoints=", f"--etcd-client-port={free_port()}")
     try:
