@@ -13,6 +13,8 @@ import kubernetes_validate
 CUSTOM = {
     "monitoring.coreos.com/v1": "cloudcoil.models.prometheus_operator.v1",
     "cert-manager.io/v1": "cloudcoil.models.cert_manager.v1",
+    "helm.toolkit.fluxcd.io/v2": "cloudcoil.models.fluxcd.helm.v2",
+    "source.toolkit.fluxcd.io/v1": "cloudcoil.models.fluxcd.source.v1",
     "keda.sh/v1alpha1": "cloudcoil.models.keda.v1alpha1",
 }
 # Nobody packages a schema of these.
