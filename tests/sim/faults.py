@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Strike = Callable[[], Awaitable[None]]
 # Faults that are worst together, and often: how many seconds lie between two strikes of each.
 _THEMES = (
-    {"cancel": 1.0, "delay": 4.0, "storm": 4.0, "compact": 4.0},
+    {"cancel": 0.3, "delay": 2.0, "storm": 2.0, "compact": 4.0},
     {"cancel": 2.0, "sidecar": 3.0, "mood": 4.0},
     {"stop": 3.0, "reset": 2.0, "crash": 10.0},
     {"wall": 1.5, "pause": 5.0, "cut": 5.0},

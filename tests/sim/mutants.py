@@ -382,11 +382,12 @@ def finished_job_forgotten_early() -> list[Patch]:
     """(Found by seed 48.) A finished job leaves memory with its record, not by the watch: a read that began before brings it back."""
     drop = Commits._drop
 
-    def early(self: Commits, job: Job) -> None:
-        drop(self, job)
-        if job.partition.jobs.get(job.key) is job:
-            del job.partition.jobs[job.key]
-            job.state = State.GONE
+    def early(self: Commits, batch: list[Job]) -> None:
+        drop(self, batch)
+        for job in batch:
+            if job.partition.jobs.get(job.key) is job:
+                del job.partition.jobs[job.key]
+                job.state = State.GONE
 
     return [(Commits, "_drop", early)]
 
