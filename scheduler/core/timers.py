@@ -23,6 +23,7 @@ _NEVER = 1 << 100
 _SPREAD_SLICE = 1_024
 # Jobs that are sorted by target in one go: a few milliseconds.
 _SORT_SLICE = 16_384
+_NOBODY = object()
 
 
 class _Bucket(list[Job]):
@@ -121,7 +122,7 @@ class TimerQueue:
         while grains.periods and grains.periods[0] <= now_grain:
             bucket = grains.pop()
             bucket.reverse()
-            if len(bucket) > limit:
+            if len(bucket) > 2 * limit:
                 self._unsorted.append(bucket)
             else:
                 (small if ready else ready).append(bucket)
@@ -151,17 +152,21 @@ class TimerQueue:
         for _ in range(len(self._unsorted)):
             bucket = self._unsorted.popleft()
             lines: dict[Any, _Bucket] = {}
-            for _ in range(min(left, len(bucket))):
-                job = bucket.pop()
-                left -= 1
-                if job.timer is bucket:
-                    line = lines.get(job.target)
-                    if line is None:
-                        line = lines[job.target] = _Bucket()
-                    line.append(job)
-                    job.timer = line
-                else:
+            line, target = _Bucket(), _NOBODY
+            taken = bucket[: -left - 1 : -1]
+            del bucket[-left:]
+            left -= len(taken)
+            for job in taken:
+                if job.timer is not bucket:
                     bucket.gone -= 1
+                    continue
+                if job.target is not target:
+                    target = job.target
+                    if target not in lines:
+                        lines[target] = _Bucket()
+                    line = lines[target]
+                line.append(job)
+                job.timer = line
             for line in lines.values():
                 line.reverse()
             self._ready.extend(lines.values())
