@@ -26,7 +26,7 @@ from scheduler.upstream.schedulers import Schedulers
 from scheduler.upstream.stream import Session
 from tests.conftest import Cluster
 from tests.perf.page import JSON, PAGE, kept, render
-from tests.perf.site import factor
+from tests.perf.site import factor, stop_when_told
 from tests.support.client import job_metadata
 from tests.support.processes import EtcdServer
 
@@ -297,6 +297,7 @@ def main() -> int:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--jobs", type=int, default=5_000)
     arguments = parser.parse_args()
+    stop_when_told()
     names = arguments.scenarios or list(SCENARIOS)
     if unknown := set(names) - set(SCENARIOS):
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")

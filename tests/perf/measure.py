@@ -21,7 +21,7 @@ from scheduler.etcd.binary import find_etcd
 from tests.perf.page import JSON, PAGE, drawn, kept, render
 from tests.perf.rows import ROWS, Row
 from tests.perf.series import SERIES, Series
-from tests.perf.site import factor
+from tests.perf.site import factor, stop_when_told
 
 
 def measured(row: Row, rounds: int) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--plots", action="store_true", help="measure what is plotted, and no rows")
     parser.add_argument("--render-only", action="store_true")
     arguments = parser.parse_args()
+    stop_when_told()
     document, failed = kept(), []
     if arguments.plots:
         for series in SERIES:

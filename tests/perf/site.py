@@ -1,5 +1,6 @@
 """The servers that are measured: an etcd and its replicas as real processes, and what can be read off them."""
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,11 @@ from tests.conftest import Cluster
 from tests.perf.clients import TOOLS, Target
 from tests.support.client import EtcdReader
 from tests.support.processes import EtcdServer, Replica, free_ports, wait_until
+
+
+def stop_when_told() -> None:
+    """SIGTERM ends us as Ctrl-C does: with the processes that we have started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def samples(port: int) -> dict[str, float]:
