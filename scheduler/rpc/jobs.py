@@ -21,7 +21,7 @@ from scheduler.rpc.authz import Authorizer
 from scheduler.rpc.status import rpc_error
 from scheduler.store.codec import CorruptRecord, set_instant
 from scheduler.store.errors import JobExists, StoreError
-from scheduler.store.jobs import JobStore
+from scheduler.store.jobs import LIST_SLICE, JobStore
 
 M = TypeVar("M", bound=Message)
 
@@ -229,7 +229,9 @@ class Jobs:
         except SchedulerError as error:
             raise rpc_error(error) from error
         answer = pb.ListJobsResponse()
-        for key, record in found:
+        for taken, (key, record) in enumerate(found, 1):
+            if taken % LIST_SLICE == 0:
+                await asyncio.sleep(0)
             if names.is_run_now(key):
                 continue
             try:

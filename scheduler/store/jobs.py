@@ -46,6 +46,8 @@ UNKNOWN_CREATES_MAX = 10_000
 # Writes that wait for etcd: what comes faster than etcd takes it must not become our memory.
 QUEUE_MAX_BYTES = 128 << 20
 _LIST_PAGE = 64
+# Jobs of a list that are parsed before other work of the loop gets its turn: a few milliseconds.
+LIST_SLICE = 512
 # What a write adds to its key and value, in a transaction and in memory.
 _WRITE_BYTES = 64
 
@@ -293,11 +295,13 @@ class JobStore:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
         skip = len(self._keys.partition_jobs(0))
         jobs: list[tuple[bytes, JobRecord]] = []
-        for key, value in found:
+        for taken, (key, value) in enumerate(found, 1):
             try:
                 jobs.append((key[skip:], decode_record(value)))
             except CorruptRecord:
                 self.corrupt_records += 1
+            if taken % LIST_SLICE == 0:
+                await asyncio.sleep(0)
         jobs.sort(key=lambda job: job[0])
         return [(key.decode("utf-8", "surrogatepass"), record) for key, record in jobs]
 
