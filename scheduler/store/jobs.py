@@ -174,11 +174,10 @@ class JobStore:
             result = await self._etcd.txn((), operations, timeout_s=min(WRITE_TIMEOUT_S, SENT_MAX_S - age_s))
         except EtcdNoSpace:
             deletes = [write for write in group if write.value is None]
-            if len(deletes) < len(group):
-                group = [write for write in group if write.value is not None]
-                if deletes:
-                    await self._commit(deletes)
-            _answer(group, StoreFull("etcd is out of space: writes are refused until an operator frees some"))
+            refused = [write for write in group if write.value is not None] or group
+            _answer(refused, StoreFull("etcd is out of space: writes are refused until an operator frees some"))
+            if deletes and len(deletes) < len(group):
+                await self._commit(deletes)
             return
         except EtcdRequestError as error:
             if len(group) == 1:

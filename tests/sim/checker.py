@@ -325,8 +325,12 @@ class Checker:
             if before.epoch == epoch and not before.stream.ended:
                 self.fail("unexplained_dup", f"{at} is fired again under the same claim: {version!r}", version)
             ended_s, _ = self.ended.get((version.partition, before.epoch), (float("inf"), ""))
-            if before.stream.ended_s < ended_s:
-                self._charge(("stream", before.stream), version, before.host.settings.in_flight_per_stream)
+            by_stream, most = ("stream", before.stream), before.host.settings.in_flight_per_stream
+            charged = self.charged.get(by_stream, set())
+            # Where both were lost it may have been answered on the stream, and have wanted a commit only.
+            room = len(charged) < most and version.generation not in charged
+            if before.stream.ended_s < ended_s and (room or before.epoch == epoch):
+                self._charge(by_stream, version, most)
             else:
                 self._charge(("owner", before.host.incarnation, ended_s), version, _window(before.host))
         if len(stream.hub_stream.in_flight) > host.settings.in_flight_per_stream:

@@ -278,7 +278,7 @@ class Server:
 
     def _schedule(self, watch: Watch, extra_s: float = 0.0) -> None:
         link = watch.client.link
-        if link.watch_delay_s:
+        if link.watch_delay_s and not extra_s:
             extra_s += self.rng.random() * link.watch_delay_s
         at_s = self.loop.now + self._latency(link) + extra_s
         # What comes later brings along what came before; a link that is slow no longer is not slow for what it had slowed down.

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
-from scheduler.store.errors import StoreError, StoreUnavailable
+from scheduler.store.errors import StoreError, StoreFull, StoreUnavailable
 from scheduler.store.jobs import ANSWER_MAX_S, JobStore
 from scheduler.store.keys import Keys
 from tests.sim.loop import Machine, SimLoop
@@ -99,6 +99,19 @@ def test_what_waited_too_long_was_not_sent_and_what_was_sent_may_be_there() -> N
         assert all(isinstance(error, StoreUnavailable) for _, error in bench.answers.values())
         stored = [key for key in bench.server.model.kvs if b"/jobs/" in key]
         assert len(stored) == 1 and stored[0].endswith(b"||sent")
+
+    simulate(test)
+
+
+def test_what_is_refused_for_space_does_not_wait_for_the_deletes_beside_it() -> None:
+    async def test(bench: Bench) -> None:
+        bench.server.model.nospace = True
+        bench.server.losing = {"job delete": 1.0}
+        bench.put("refused")
+        bench.store.delete("app||ns||a||other", done=lambda _error: None)
+        await asyncio.sleep(1)
+        took_s, error = bench.answers["refused"]
+        assert isinstance(error, StoreFull) and took_s < SLACK_S
 
     simulate(test)
 
