@@ -315,7 +315,15 @@ class Checker:
         if reason != "lost":
             text = f"{host.name} fires under claim {epoch} of partition {partition}, which {reason} at {ended_s}"
             self.fail("stale_fire", text, version)
-        self._charge(("stale", host.incarnation, ended_s), version, _window(host))
+        # (A stream that is lost meanwhile may have its part in a second one.)
+        stale = self.charged.setdefault(("stale", host.incarnation, ended_s), set())
+        stale.add(version.generation)
+        if len(stale) > _window(host):
+            self.fail(
+                "exposure",
+                f"{host.name} fires more than {_window(host)} jobs after its claim went: {version!r}",
+                version,
+            )
 
     def _repeat(self, host: Any, version: Version, at: tuple[int, int], epoch: int, stream: Any) -> None:
         before = version.fires.get(at)
@@ -329,7 +337,7 @@ class Checker:
             charged = self.charged.get(by_stream, set())
             # Where both were lost it may have been answered on the stream, and have wanted a commit only.
             room = len(charged) < most and version.generation not in charged
-            if before.stream.ended_s < ended_s and (room or before.epoch == epoch):
+            if before.epoch == epoch or (before.stream.ended_s < ended_s and room):
                 self._charge(by_stream, version, most)
             else:
                 self._charge(("owner", before.host.incarnation, ended_s), version, _window(before.host))
