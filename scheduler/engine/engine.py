@@ -38,6 +38,8 @@ _LOADS_AT_ONCE = 8
 _SLEEP_MAX_S = 1.0
 _BLOCKED_RETRY_S = 0.05
 _READ_RETRY_S = 0.5
+# A read that took longer tells too little of what has been deleted since: its watch must catch up before anything is fired.
+_OLD_S = 0.5
 
 _log = get_logger("engine")
 
@@ -182,6 +184,10 @@ class Engine:
 
     async def _read(self, owned: OwnedPartition) -> None:
         """One whole read: new generations come in, known ones stay as they are, what is no longer there goes."""
+        if owned.watch is not None:  # of a read that did not come to its end
+            owned.watch.cancel()
+            owned.watch = None
+        started_s = self._clock.boottime_s()
         snapshot = await self._reader.read(owned.number)
         for key in snapshot.corrupt:
             self._statistics.corrupt_records += 1
@@ -201,18 +207,20 @@ class Engine:
         if owned.phase is Phase.ENDED:
             return
         owned.saw(snapshot.revision)
-        if loading:
-            owned.phase = Phase.FIRING
-            async with self._taking_in:
-                await self._arm(owned)
-            if owned.phase is not Phase.FIRING:
-                return
-        owned.watch = self._reader.watch(
+        watch = owned.watch = self._reader.watch(
             owned.number,
             snapshot.revision + 1,
             lambda revision, events: self._changed(owned, revision, events),
             lambda reason: self._watch_lost(owned, reason),
         )
+        if loading:
+            if self._clock.boottime_s() - started_s > _OLD_S:
+                await catch_up([owned], self._reader, self._silent)
+            if owned.watch is not watch or owned.phase is not Phase.LOADING:
+                return  # the watch was lost, and with it this read: another is on its way
+            owned.phase = Phase.FIRING
+            async with self._taking_in:
+                await self._arm(owned)
         self._rearm()
 
     async def _take_in(self, owned: OwnedPartition, page: list[KeyValue], progress: dict[int, Progress]) -> None:
@@ -247,7 +255,7 @@ class Engine:
             self._tasks.create_task(self._load(owned), name=f"engine resync of partition {owned.number}")
 
     def _changed(self, owned: OwnedPartition, revision: int, events: list[Event]) -> None:
-        if owned.phase is not Phase.FIRING:
+        if owned.phase not in {Phase.LOADING, Phase.FIRING}:
             return
         owned.saw(revision)
         for is_delete, kv in events:
