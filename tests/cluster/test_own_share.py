@@ -136,6 +136,7 @@ async def bench(tmp_path) -> AsyncIterator[Bench]:
     finally:
         for member in members:
             member.replica.close()
+            member.wire.server.close()
         await one.client.close()
         etcd.close()
 

@@ -92,7 +92,7 @@ class FaultReplica(Child):
         command += [f"--etcd-client-endpoints={','.join(self.endpoints)}", f"--etcd-data-dir={self.directory}"]
         if self.network:
             command += [f"--{what}-address={self.host}" for what in ("listen", "healthz-listen", "metrics-listen")]
-            command += ["--allow-insecure", f"--override-broadcast-host-port={self.address}"]
+            command += ["--allow-insecure", "--admin-identities=*", f"--override-broadcast-host-port={self.address}"]
         shared = {key: value.format(directory=self.directory) for key, value in self.environment.items()}
         if clock := shared.get("FAKETIME_TIMESTAMP_FILE"):
             Path(clock).write_text("+0\n")
