@@ -8,6 +8,7 @@ The engine is synchronous state of one event loop; its tasks live in the group t
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 from scheduler.aio.clock import Clock
 from scheduler.core.lifecycle import Job, Progress, State
@@ -207,12 +208,8 @@ class Engine:
         if owned.phase is Phase.ENDED:
             return
         owned.saw(snapshot.revision)
-        watch = owned.watch = self._reader.watch(
-            owned.number,
-            snapshot.revision + 1,
-            lambda revision, events: self._changed(owned, revision, events),
-            lambda reason: self._watch_lost(owned, reason),
-        )
+        hear, lost = partial(self._changed, owned), partial(self._watch_lost, owned)
+        watch = owned.watch = self._reader.watch(owned.number, snapshot.revision + 1, hear, lost)
         if loading:
             if self._clock.boottime_s() - started_s > _OLD_S:
                 await catch_up([owned], self._reader, self._silent)
