@@ -231,7 +231,7 @@ def _tracing(settings: ServeSettings, clock: SystemClock) -> Any:
         from scheduler import tracing
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--tracing is {settings.tracing}, and {error.name} is not installed: pip install 'scheduler[otel]'"
+            f"--tracing is {settings.tracing}, and {error.name} is not installed: pip install '.[otel]' in a checkout"
         ) from error
     return tracing.start(
         replica=settings.id,

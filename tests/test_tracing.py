@@ -134,13 +134,13 @@ def test_a_collector_that_is_not_there_holds_nothing_up(cluster: Callable, monke
 class Traced:
     """A hub with spans, with its surroundings played."""
 
-    def __init__(self, per_second: int = 100, **provider: object) -> None:
+    def __init__(self, per_second: int = 100, propagation: str = "link", **provider: object) -> None:
         self.exporter = InMemorySpanExporter()
         provider_ = TracerProvider(shutdown_on_exit=False, **provider)
         provider_.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracing = Tracing(
             replica="r",
-            propagation="link",
+            propagation=propagation,
             spans_per_second=per_second,
             wall_ns=SystemClock().wall_ns,
             provider=provider_,
@@ -183,7 +183,7 @@ async def test_a_span_ends_with_its_stream() -> None:
     assert span.status.description == "its stream has ended"
 
 
-async def test_what_the_sampler_leaves_out_carries_what_scheduled_it() -> None:
+async def test_what_the_sampler_leaves_out_says_so_to_whoever_is_told() -> None:
     traced = Traced(sampler=ALWAYS_OFF)
     stream, got = traced.attach()
     job = traced.bench.job("j")
@@ -192,9 +192,37 @@ async def test_what_the_sampler_leaves_out_carries_what_scheduled_it() -> None:
     before = job.trigger
     traced.bench.hub.offer(job, 2)
     traced.bench.hub.flush()
-    assert got[0].trace_parent == parent and job.trigger == before
+    assert got[0].trace_parent[:35] != parent[:35] and job.trigger == before
+    assert int(got[0].trace_parent[-2:], 16) & 1 == 0, "not sampled: whoever follows leaves it out, too"
     traced.bench.hub.acknowledge(stream, 1, True)
     assert traced.exporter.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize("flags", ["01", "03", "ff"])
+@pytest.mark.parametrize("version", ["00", "01", "cc"])
+@pytest.mark.parametrize(
+    ("chosen", "default"), [("", "link"), ("link", "none"), ("parent", "link"), ("none", "parent"), ("", "none")]
+)
+async def test_a_job_chooses_how_its_triggers_belong_to_its_trace(
+    chosen: str, default: str, version: str, flags: str
+) -> None:
+    """Any version and any flags: what follows the call is what the call's trace is, and bit 0 says whether it is sampled."""
+    traced = Traced(propagation=default)
+    stream, got = traced.attach()
+    job = traced.bench.job("j")
+    trace_id, span_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    stored = pb.WatchJobsResponse(trace_parent=f"{version}-{trace_id}-{span_id}-{flags}", tracing=chosen)
+    job.trigger += stored.SerializeToString()
+    traced.bench.hub.offer(job, 2)
+    traced.bench.hub.flush()
+    traced.bench.hub.acknowledge(stream, 1, True)
+    (span,) = traced.exporter.get_finished_spans()
+    how = chosen or default
+    assert (f"{span.context.trace_id:032x}" == trace_id) is (how == "parent")
+    assert (span.parent is not None) is (how == "parent")
+    assert [f"{link.context.span_id:016x}" for link in span.links] == ([span_id] if how == "link" else [])
+    assert got[0].tracing == "parent", "the receiver's span is this span's child"
+    assert got[0].trace_parent[3:52] == f"{span.context.trace_id:032x}-{span.context.span_id:016x}"
 
 
 def test_off_loads_nothing_of_it() -> None:
@@ -211,4 +239,4 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         "except ConfigError as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "pip install 'scheduler[otel]'" in said
+    assert "pip install '.[otel]'" in said

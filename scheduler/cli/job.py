@@ -16,6 +16,7 @@ from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
 from scheduler.cli.job_document import document_of, pack_value
 from scheduler.cli.output import fail, output_option, print_document, print_table, show
 from scheduler.core.duration import parse_go_duration
+from scheduler.core.trace_context import PROPAGATIONS
 
 _SERVICE = "/dapr.proto.scheduler.v1.Scheduler"
 _TIMEOUT_S = 10.0
@@ -67,6 +68,12 @@ def job() -> None:
     help="Tries after the first.  [default with constant: no limit]",
 )
 @click.option("--concurrency-key", default=None, help="Jobs of one key share a limit, where the app sets one.")
+@click.option(
+    "--tracing",
+    type=click.Choice(PROPAGATIONS),
+    default=None,
+    help="How its triggers belong to the trace of this call, where one is kept.  [default: as the scheduler is told]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a job of that name.")
 def schedule(
     name: str,

@@ -16,11 +16,12 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.core.trace_context import PROPAGATIONS
 
 _VALUE_TYPE = "type.googleapis.com/google.protobuf.Value"
 _TIMES = {"schedule": "schedule", "dueTime": "due_time", "ttl": "ttl"}
 _FIELDS = (
-    "namespace", "appId", "actorType", "actorId", "name", "schedule", "dueTime", "repeats", "ttl", "concurrencyKey", "failurePolicy", "data",
+    "namespace", "appId", "actorType", "actorId", "name", "schedule", "dueTime", "repeats", "ttl", "concurrencyKey", "failurePolicy", "tracing", "data",
 )  # fmt: skip
 
 
@@ -47,6 +48,8 @@ def document_of(named: pb.NamedJob) -> dict[str, Any]:
         document["concurrencyKey"] = metadata.concurrency_key
     if job.HasField("failure_policy"):
         document["failurePolicy"] = json_format.MessageToDict(job.failure_policy)
+    if job.tracing:
+        document["tracing"] = job.tracing
     if job.HasField("data"):
         document["data"] = _shown(job.data)
     return {field: document[field] for field in _FIELDS if field in document}
@@ -106,6 +109,10 @@ def request_of(
             json_format.ParseDict(document["failurePolicy"], job.failure_policy)
         except (json_format.ParseError, AttributeError, TypeError) as error:
             raise BadDocument("failurePolicy", f'{error}; {{"drop": {{}}}} and {{"constant": {{"interval": "1s"}}}} are allowed') from error  # fmt: skip
+    if "tracing" in document:
+        job.tracing = _text(document, "tracing")
+        if job.tracing not in PROPAGATIONS:
+            raise BadDocument("tracing", f"is {_kind(job.tracing)}, allowed are link, parent and none")
     if "data" in document:
         job.data.CopyFrom(_data(document["data"]))
     return pb.ScheduleJobRequest(

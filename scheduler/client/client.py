@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from google.protobuf.message import Message
 
@@ -127,12 +127,14 @@ class Client:
         data: Any = None,
         overwrite: bool = False,
         failure_policy: Drop | Retry | None = None,
+        tracing: Literal["link", "parent", "none"] | None = None,
     ) -> None:
         """Have the job `name` kept and fired; it is safe on disk when this returns.
 
         `schedule`: a six-field cron line, "@daily", "@every 5m", or a timedelta. `data`: bytes, or JSON. Raises ClientError, JobExists.
+        `tracing`: how its triggers belong to the trace that a call is part of; by default as the scheduler is told.
         """
-        job = pb.Job(repeats=repeats)
+        job = pb.Job(repeats=repeats, tracing=tracing)
         if schedule is not None:
             job.schedule = schedule_text(schedule)
         if due_time is not None:

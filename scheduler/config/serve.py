@@ -77,9 +77,9 @@ class ServeSettings:
     app_trust_domains: tuple[str, ...] = setting(("public",), "SPIFFE trust domains of apps, comma separated.")
     tracing: str = setting(
         "off",
-        "OpenTelemetry spans, exported as the OTEL_* variables say. A trigger is a trace of its own with a link to what scheduled its job (link), or "
-        "part of that trace (parent).",
-        choices=("off", "link", "parent"),
+        "OpenTelemetry spans, exported as the OTEL_* variables say. Unless its job says otherwise, a trigger is a trace of its own with a link to what "
+        "scheduled the job (link), part of that trace (parent), or a trace without a link (none).",
+        choices=("off", "link", "parent", "none"),
     )
     tracing_spans_per_second: int = setting(100, "Bound on spans of triggers, and as much on those of calls.")
     admin_identities: tuple[str, ...] = setting(
@@ -117,8 +117,8 @@ class ServeSettings:
             raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
         if self.ack_timeout_s != 0 and not 0.1 <= self.ack_timeout_s < float("inf"):
             raise ConfigError(f"--ack-timeout is {self.ack_timeout_s} s; 0 is none, else at least 0.1")
-        if self.tracing not in {"off", "link", "parent"}:
-            raise ConfigError(f"--tracing is {self.tracing!r}, allowed are off, link and parent")
+        if self.tracing not in {"off", "link", "parent", "none"}:
+            raise ConfigError(f"--tracing is {self.tracing!r}, allowed are off, link, parent and none")
         if self.tracing_spans_per_second < 1:
             raise ConfigError(f"--tracing-spans-per-second is {self.tracing_spans_per_second}, at least 1 is needed")
         if not 2 <= self.lease_ttl_s <= 300:

@@ -85,6 +85,11 @@ class SidecarSettings:
     control_plane_namespace: str = setting(
         "default", "Namespace that schedulers must be of.", environment=("DAPR_CONTROLPLANE_NAMESPACE",)
     )
+    tracing: bool = setting(
+        False,
+        "OpenTelemetry spans of the API's calls and of what the app is told, exported as the OTEL_* variables say.",
+    )
+    tracing_spans_per_second: int = setting(100, "Bound on spans of triggers, and as much on those of calls.")
     allow_insecure: bool = setting(False, "Listen in plaintext on addresses other than loopback.")
     log_level: str = setting(
         "info",
@@ -108,6 +113,8 @@ class SidecarSettings:
             raise ConfigError(f"--app-port {self.app_port} is also the sidecar's own port")
         if self.dapr_http_port and self.dapr_http_port == self.dapr_grpc_port:
             raise ConfigError(f"--dapr-http-port and --dapr-grpc-port are both {self.dapr_http_port}")
+        if self.tracing_spans_per_second < 1:
+            raise ConfigError(f"--tracing-spans-per-second is {self.tracing_spans_per_second}, at least 1 is needed")
         if self.max_body_size_bytes < 1 or self.read_buffer_size_bytes < 256:
             raise ConfigError("--max-body-size must be at least 1 byte, --read-buffer-size at least 256")
         for host in () if self.unix_domain_socket else self.dapr_listen_addresses:

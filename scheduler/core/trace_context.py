@@ -9,6 +9,11 @@ _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]
 _STATE = re.compile(r"[ -~]{0,512}")
 
 
+# How a job's triggers may belong to the trace of what scheduled it, and the header by which an app says so.
+PROPAGATIONS = ("link", "parent", "none")
+PROPAGATION_HEADER = "scheduler-tracing"
+
+
 class TraceContext(NamedTuple):
     """The two headers."""
 

@@ -11,9 +11,9 @@ from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
 from scheduler.aio.clock import Clock
 from scheduler.core import names
-from scheduler.core.errors import SchedulerError
+from scheduler.core.errors import InvalidJob, SchedulerError
 from scheduler.core.schedule import resolve
-from scheduler.core.trace_context import carried
+from scheduler.core.trace_context import PROPAGATIONS, carried
 from scheduler.http2.call import Call, Method, Unary, coroutine
 from scheduler.http2.grpc import RpcError, Status
 from scheduler.metrics import RpcStatistics
@@ -58,7 +58,15 @@ def record_of(request: pb.ScheduleJobRequest, now_ns: int) -> JobRecord:
     trigger = pb.WatchJobsResponse(name=request.name, metadata=request.metadata)
     if job.HasField("data"):
         trigger.data.CopyFrom(job.data)
-    if request.trace_parent and (context := carried(request.trace_parent, request.trace_state)) is not None:
+    if job.tracing:
+        if job.tracing not in PROPAGATIONS:
+            raise InvalidJob("tracing", f"tracing is {job.tracing[:40]!r}, allowed are link, parent and none")
+        trigger.tracing = job.tracing
+    if (
+        request.trace_parent
+        and job.tracing != "none"
+        and (context := carried(request.trace_parent, request.trace_state)) is not None
+    ):
         trigger.trace_parent, trigger.trace_state = context
     policy = _DEFAULT_POLICY_BYTES
     if job.HasField("failure_policy") and job.failure_policy.WhichOneof("policy") is not None:
@@ -94,6 +102,7 @@ def job_of(record: JobRecord) -> tuple[pb.WatchJobsResponse, pb.Job]:
     if trigger.HasField("data"):
         job.data.CopyFrom(trigger.data)
     job.failure_policy.CopyFrom(policy)
+    job.tracing = trigger.tracing
     return trigger, job
 
 

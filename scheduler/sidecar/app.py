@@ -8,10 +8,12 @@ import resource
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
+from scheduler.aio.clock import SystemClock
 from scheduler.aio.endpoint import Endpoints
 from scheduler.config import ConfigError, SidecarSettings
 from scheduler.http2.limits import Limits
@@ -21,7 +23,7 @@ from scheduler.sidecar.app_health import AppHealth
 from scheduler.sidecar.channels import app_channel
 from scheduler.sidecar.command import AppProcess
 from scheduler.sidecar.delivery import Delivery
-from scheduler.sidecar.grpc_api import GrpcApi
+from scheduler.sidecar.grpc_api import SERVICE, GrpcApi
 from scheduler.sidecar.http_api import HttpApi
 from scheduler.sidecar.http_server import HttpServer
 from scheduler.sidecar.jobs_api import JobsApi
@@ -45,7 +47,9 @@ class Sidecar:
         self.settings = settings
         self.stop = asyncio.Event()
         self.statistics = SidecarStatistics()
-        self.app = app_channel(settings)
+        self.tracing = _tracing(settings)
+        app = app_channel(settings)
+        self.app = self.tracing.channel(app) if self.tracing and app else app
         self.delivery = Delivery(self.app, concurrency_max=settings.app_max_concurrency, statistics=self.statistics)
         self.schedulers = Schedulers(
             addresses=settings.scheduler_host_address,
@@ -54,7 +58,8 @@ class Sidecar:
             rng=rng,
             security=security,
         )
-        self.jobs = JobsApi(schedulers=self.schedulers, app_id=settings.app_id, namespace=settings.namespace)
+        calls = self.tracing.schedulers(self.schedulers) if self.tracing else self.schedulers
+        self.jobs = JobsApi(schedulers=calls, app_id=settings.app_id, namespace=settings.namespace)
         self.metadata = Metadata(settings, lambda: self.schedulers.hosts)
         self.health = AppHealth(settings, self.app, self.app_changed) if self.app is not None else None
 
@@ -83,6 +88,25 @@ class Sidecar:
             self.stop.set()
 
 
+def _tracing(settings: SidecarSettings) -> Any:
+    """Spans where they are asked for. Raises ConfigError where OpenTelemetry is not installed."""
+    if not settings.tracing:
+        return None
+    try:
+        # Only here: it is an extra, and its import takes time.
+        from scheduler.sidecar import tracing
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--tracing is on, and {error.name} is not installed: pip install '.[otel]' in a checkout"
+        ) from error
+    return tracing.start(
+        app_id=settings.app_id,
+        namespace=settings.namespace,
+        spans_per_second=settings.tracing_spans_per_second,
+        wall_ns=SystemClock().wall_ns,
+    )
+
+
 class _Ports:
     """Everything that listens."""
 
@@ -107,9 +131,10 @@ class _Ports:
             shutdown=sidecar.shutdown,
             log_calls=settings.enable_api_logging,
         )
+        tracing = sidecar.tracing
         self._http, self._public = (
             HttpServer(
-                http.answer,
+                tracing.http(http.answer) if tracing else http.answer,
                 body_max_bytes=settings.max_body_size_bytes,
                 headers_max_bytes=settings.read_buffer_size_bytes,
                 http2=not settings.disable_h2c,
@@ -118,7 +143,7 @@ class _Ports:
             for public in (False, True)
         )
         self._grpc = Server(
-            methods=grpc.methods(),
+            methods=tracing.traced(grpc.methods(), SERVICE) if tracing else grpc.methods(),
             limits=Limits(message_max_bytes=settings.max_body_size_bytes, keepalive_idle_s=10.0),
             on_error=lambda path, error: _log.error("handler_failed", path=path, error=repr(error)),
         )
@@ -220,6 +245,8 @@ async def run(settings: SidecarSettings, command: Sequence[str] = ()) -> int:
         if child is not None:
             await child.stop(settings.graceful_shutdown_s)
         await ports.close()
+        if sidecar.tracing:
+            await sidecar.tracing.close()
     return child.exit_code(asked_to_stop=asked_to_stop) if child is not None else 0
 
 

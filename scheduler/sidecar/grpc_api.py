@@ -13,7 +13,7 @@ from scheduler.http2.grpc import RpcError, Status
 from scheduler.logs import get_logger
 from scheduler.sidecar.jobs_api import ApiError, JobsApi
 
-_SERVICE = "dapr.proto.runtime.v1.Dapr"
+SERVICE = "dapr.proto.runtime.v1.Dapr"
 
 _log = get_logger("sidecar.grpc")
 
@@ -42,25 +42,25 @@ class GrpcApi:
     def methods(self) -> dict[str, Method]:
         """By full path."""
         methods: dict[str, Method] = {
-            f"/{_SERVICE}/GetMetadata": self._method(dapr_pb2.GetMetadataRequest, self._get_metadata),
-            f"/{_SERVICE}/SetMetadata": self._method(dapr_pb2.SetMetadataRequest, self._put_metadata),
-            f"/{_SERVICE}/Shutdown": self._method(dapr_pb2.ShutdownRequest, self._stop),
-            f"/{_SERVICE}/DeleteJobsByPrefix": self._method(jobs_pb2.DeleteJobsByPrefixRequest, self._delete_by_prefix),
-            f"/{_SERVICE}/DeleteJobsByPrefixAlpha1": self._method(
+            f"/{SERVICE}/GetMetadata": self._method(dapr_pb2.GetMetadataRequest, self._get_metadata),
+            f"/{SERVICE}/SetMetadata": self._method(dapr_pb2.SetMetadataRequest, self._put_metadata),
+            f"/{SERVICE}/Shutdown": self._method(dapr_pb2.ShutdownRequest, self._stop),
+            f"/{SERVICE}/DeleteJobsByPrefix": self._method(jobs_pb2.DeleteJobsByPrefixRequest, self._delete_by_prefix),
+            f"/{SERVICE}/DeleteJobsByPrefixAlpha1": self._method(
                 jobs_pb2.DeleteJobsByPrefixRequestAlpha1, self._delete_by_prefix
             ),
-            f"/{_SERVICE}/ListJobs": self._method(jobs_pb2.ListJobsRequest, self._list),
-            f"/{_SERVICE}/ListJobsAlpha1": self._method(jobs_pb2.ListJobsRequestAlpha1, self._list),
-            **reflection_methods([dapr_pb2.DESCRIPTOR], [_SERVICE]),
+            f"/{SERVICE}/ListJobs": self._method(jobs_pb2.ListJobsRequest, self._list),
+            f"/{SERVICE}/ListJobsAlpha1": self._method(jobs_pb2.ListJobsRequestAlpha1, self._list),
+            **reflection_methods([dapr_pb2.DESCRIPTOR], [SERVICE]),
             # Beside the reference, for probes that speak gRPC: serving means that the API answers.
-            **health_methods(lambda service: True if service in {"", _SERVICE} else None),
+            **health_methods(lambda service: True if service in {"", SERVICE} else None),
         }
         for suffix in ("", "Alpha1"):
-            methods[f"/{_SERVICE}/ScheduleJob{suffix}"] = self._method(
+            methods[f"/{SERVICE}/ScheduleJob{suffix}"] = self._method(
                 jobs_pb2.ScheduleJobRequest, self._schedule, with_metadata=True
             )
-            methods[f"/{_SERVICE}/GetJob{suffix}"] = self._method(jobs_pb2.GetJobRequest, self._get)
-            methods[f"/{_SERVICE}/DeleteJob{suffix}"] = self._method(jobs_pb2.DeleteJobRequest, self._delete)
+            methods[f"/{SERVICE}/GetJob{suffix}"] = self._method(jobs_pb2.GetJobRequest, self._get)
+            methods[f"/{SERVICE}/DeleteJob{suffix}"] = self._method(jobs_pb2.DeleteJobRequest, self._delete)
         return methods
 
     def _method(

@@ -32,7 +32,7 @@ _HTTP_STATUS = {
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _TOKEN_EXEMPT = frozenset({"/v1.0/healthz", "/v1.0/healthz/outbound"})
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_JOB = re.compile(r"/v1\.0(?:-alpha1)?/jobs/([^/]+)/?")
+JOB_PATH = re.compile(r"/v1\.0(?:-alpha1)?/jobs/([^/]+)/?")
 _SET_METADATA = re.compile(r"/v1\.0/metadata/([^/]+)/?")
 
 _log = get_logger("sidecar.http")
@@ -139,7 +139,7 @@ class HttpApi:
         return answer
 
     async def _route(self, request: Request, path: str, query: str) -> Answer:
-        if not request.public and (found := _JOB.fullmatch(path)):
+        if not request.public and (found := JOB_PATH.fullmatch(path)):
             # The segment is matched in its escaped form and decoded like a query: + is a space.
             return await self._job(request, unquote_plus(found[1]))
         answer = self._look(request.method, path.removesuffix("/"), query)

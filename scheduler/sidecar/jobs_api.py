@@ -1,15 +1,17 @@
 """The Jobs API behind both of its faces: checks, calls to the scheduler, and errors (sidecar-and-jobs-api.md 1.4, 1.5, 2.3)."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status as RpcStatus
 
 from scheduler._pb.dapr.proto.runtime.v1 import jobs_pb2
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.core.trace_context import of_headers
+from scheduler.core.trace_context import PROPAGATION_HEADER, PROPAGATIONS, of_headers
 from scheduler.http2.grpc import RpcError, Status
-from scheduler.upstream.schedulers import NoScheduler, Schedulers
+from scheduler.upstream.schedulers import NoScheduler
 
 _FIELDS = ("schedule", "repeats", "due_time", "ttl")
 
@@ -40,10 +42,17 @@ def go_text(error: RpcError) -> str:
     return f"rpc error: code = {error.status.camel_name} desc = {error.message}"
 
 
+class Calls(Protocol):
+    """What calls a scheduler (upstream.Schedulers has it)."""
+
+    async def call(self, method: str, request: Message, *, wait_for_ready: bool) -> bytes:
+        """One RPC. Raises RpcError."""
+
+
 class JobsApi:
     """Jobs of one app."""
 
-    def __init__(self, *, schedulers: Schedulers, app_id: str, namespace: str) -> None:
+    def __init__(self, *, schedulers: Calls, app_id: str, namespace: str) -> None:
         """All calls act for this app in this namespace."""
         self._schedulers = schedulers
         self._app_id = app_id
@@ -62,12 +71,20 @@ class JobsApi:
         if not name:
             raise self.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_JOB_NAME_EMPTY", "Name is empty")
 
+    def _propagation(self, headers: Mapping[str, str]) -> str:
+        """How the caller wants the job's triggers to belong to its trace; empty where it does not say."""
+        chosen = headers.get(PROPAGATION_HEADER)
+        if chosen is None or chosen in PROPAGATIONS:
+            return chosen or ""
+        text = f"the header {PROPAGATION_HEADER} is {chosen[:40]!r}, allowed are link, parent and none"
+        raise self.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_SCHEDULE_JOB", text)
+
     async def schedule(self, job: jobs_pb2.Job, *, overwrite: bool, headers: Mapping[str, str]) -> None:
-        """`headers` are the caller's, for the trace context that its job's triggers carry on. Raises ApiError."""
+        """`headers` are the caller's, for the trace context that its job's triggers carry on, and how. Raises ApiError."""
         self._check_name(job.name)
         if not job.HasField("schedule") and not job.HasField("due_time"):
             raise self.error(Status.INVALID_ARGUMENT, "DAPR_SCHEDULER_SCHEDULE_EMPTY", "Schedule is empty")
-        scheduled = pb.Job()
+        scheduled = pb.Job(tracing=self._propagation(headers))
         for field in _FIELDS:
             if job.HasField(field):
                 setattr(scheduled, field, getattr(job, field))

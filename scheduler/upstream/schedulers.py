@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.http2.client import Channel, parse_target
-from scheduler.http2.grpc import RpcError, Status
+from scheduler.http2.grpc import Metadata, RpcError, Status
 from scheduler.http2.limits import Limits
 from scheduler.logs import get_logger
 from scheduler.upstream.security import Security
@@ -160,7 +160,13 @@ class Schedulers:
     # Unary calls
 
     async def call(
-        self, method: str, request: Message, *, wait_for_ready: bool, timeout_s: float = CALL_TIMEOUT_S
+        self,
+        method: str,
+        request: Message,
+        *,
+        wait_for_ready: bool,
+        timeout_s: float = CALL_TIMEOUT_S,
+        metadata: Metadata = (),
     ) -> bytes:
         """One RPC, on the hosts in turn; a scheduler that is leaving (CANCELLED) sends us to the next. Raises RpcError."""
         if self.disabled:
@@ -183,6 +189,7 @@ class Schedulers:
                     f"{SERVICE}/{method}",
                     data,
                     timeout_s=max(0.001, deadline - loop.time()),
+                    metadata=metadata,
                     wait_for_ready=wait_for_ready,
                 )
             except RpcError as error:

@@ -23,20 +23,22 @@ SUCCESS: WatchJobsRequestResultStatus
 FAILED: WatchJobsRequestResultStatus
 
 class Job(_message.Message):
-    __slots__ = ("schedule", "repeats", "due_time", "ttl", "data", "failure_policy")
+    __slots__ = ("schedule", "repeats", "due_time", "ttl", "data", "failure_policy", "tracing")
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     REPEATS_FIELD_NUMBER: _ClassVar[int]
     DUE_TIME_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     FAILURE_POLICY_FIELD_NUMBER: _ClassVar[int]
+    TRACING_FIELD_NUMBER: _ClassVar[int]
     schedule: str
     repeats: int
     due_time: str
     ttl: str
     data: _any_pb2.Any
     failure_policy: _common_pb2.JobFailurePolicy
-    def __init__(self, schedule: _Optional[str] = ..., repeats: _Optional[int] = ..., due_time: _Optional[str] = ..., ttl: _Optional[str] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., failure_policy: _Optional[_Union[_common_pb2.JobFailurePolicy, _Mapping]] = ...) -> None: ...
+    tracing: str
+    def __init__(self, schedule: _Optional[str] = ..., repeats: _Optional[int] = ..., due_time: _Optional[str] = ..., ttl: _Optional[str] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., failure_policy: _Optional[_Union[_common_pb2.JobFailurePolicy, _Mapping]] = ..., tracing: _Optional[str] = ...) -> None: ...
 
 class TargetJob(_message.Message):
     __slots__ = ()
@@ -117,7 +119,7 @@ class WatchJobsRequestResult(_message.Message):
     def __init__(self, id: _Optional[int] = ..., status: _Optional[_Union[WatchJobsRequestResultStatus, str]] = ...) -> None: ...
 
 class WatchJobsResponse(_message.Message):
-    __slots__ = ("name", "id", "data", "metadata", "occurrence", "trace_parent", "trace_state")
+    __slots__ = ("name", "id", "data", "metadata", "occurrence", "trace_parent", "trace_state", "tracing")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +127,7 @@ class WatchJobsResponse(_message.Message):
     OCCURRENCE_FIELD_NUMBER: _ClassVar[int]
     TRACE_PARENT_FIELD_NUMBER: _ClassVar[int]
     TRACE_STATE_FIELD_NUMBER: _ClassVar[int]
+    TRACING_FIELD_NUMBER: _ClassVar[int]
     name: str
     id: int
     data: _any_pb2.Any
@@ -132,7 +135,8 @@ class WatchJobsResponse(_message.Message):
     occurrence: Occurrence
     trace_parent: str
     trace_state: str
-    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., metadata: _Optional[_Union[JobMetadata, _Mapping]] = ..., occurrence: _Optional[_Union[Occurrence, _Mapping]] = ..., trace_parent: _Optional[str] = ..., trace_state: _Optional[str] = ...) -> None: ...
+    tracing: str
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., metadata: _Optional[_Union[JobMetadata, _Mapping]] = ..., occurrence: _Optional[_Union[Occurrence, _Mapping]] = ..., trace_parent: _Optional[str] = ..., trace_state: _Optional[str] = ..., tracing: _Optional[str] = ...) -> None: ...
 
 class Occurrence(_message.Message):
     __slots__ = ("generation", "scheduled_seconds", "scheduled_nanos", "attempt", "epoch", "replica", "index")
