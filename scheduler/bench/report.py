@@ -73,8 +73,24 @@ class Processes:
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES for pid in self.pids)
 
 
-def document(results: Sequence[Result], hosts: Sequence[str], now: str) -> dict[str, Any]:
-    """The JSON form."""
+def _figures_of(result: Result, against: dict[str, Any] | None) -> dict[str, float]:
+    """What an earlier document has of the same mode and parameters."""
+    found: dict[str, float] = {}
+    for one in (against or {}).get("results", ()):
+        if one["mode"] == result.mode and one["parameters"] == result.parameters:
+            found = one["figures"]
+    return found
+
+
+def _ratios(result: Result, against: dict[str, Any]) -> dict[str, float]:
+    earlier = _figures_of(result, against)
+    return {name: round(value / earlier[name], 3) for name, value in result.figures.items() if earlier.get(name)}
+
+
+def document(
+    results: Sequence[Result], hosts: Sequence[str], now: str, against: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The JSON form; with an earlier one, `ratios` of the figures that it has for the same mode and parameters."""
     return {
         "at": now,
         "version": __version__,
@@ -88,6 +104,7 @@ def document(results: Sequence[Result], hosts: Sequence[str], now: str) -> dict[
                 "figures": {name: round(value, 3) for name, value in result.figures.items()},
                 "lateness_ms": [[str(bound), count] for bound, count in result.lateness if count],
                 "faults": result.faults,
+                **({} if against is None else {"ratios": _ratios(result, against)}),
             }
             for result in results
         ],
@@ -97,10 +114,7 @@ def document(results: Sequence[Result], hosts: Sequence[str], now: str) -> dict[
 def table(results: Sequence[Result], against: dict[str, Any] | None) -> Iterator[str]:
     """Lines for people; with an earlier document, each figure's ratio to that of the same mode and parameters."""
     for result in results:
-        earlier: dict[str, float] = {}
-        for one in (against or {}).get("results", ()):
-            if one["mode"] == result.mode and one["parameters"] == result.parameters:
-                earlier = one["figures"]
+        earlier = _figures_of(result, against)
         parameters = ", ".join(f"{name} {value:g}" for name, value in result.parameters.items())
         yield f"{result.mode}: {parameters}"
         for name, value in result.figures.items():

@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,24 @@ import click
 from scheduler.cli.endpoint import Endpoint, endpoint_options, run_or_explain
 from scheduler.cli.output import output_option, print_document
 
+# Where nobody watches, a line in so many seconds shows that it goes on.
+_LINE_S = 10.0
 _MODES = click.Choice(["create", "storm", "every", "idle", "mixed", "fair"])
+
+
+def _progress(now_s: Callable[[], float] = time.monotonic) -> Callable[[str], None]:
+    """Says how far it is, on stderr: a terminal's line is written over, elsewhere lines follow each other at leisure."""
+    said_s = now_s()
+
+    def say(text: str) -> None:
+        nonlocal said_s
+        if sys.stderr.isatty():
+            click.echo(f"\r\033[K{text}", err=True, nl=False)
+        elif text and now_s() - said_s >= _LINE_S:
+            said_s = now_s()
+            click.echo(text, err=True)
+
+    return say
 
 
 @click.command(short_help="Measure a scheduler: creates, storms, recurring jobs, memory.")
@@ -91,9 +110,7 @@ def bench(
         click.echo(f"scheduler: --pids or --against: {error}", err=True)
         sys.exit(1)
 
-    def say(text: str) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r\033[K{text}", err=True, nl=False)
+    say = _progress()
 
     async def work() -> bool:
         load = Load(settings, SystemClock())
@@ -106,7 +123,7 @@ def bench(
                 say("")
         now = datetime.now(UTC).isoformat(timespec="seconds")  # noqa: TID251 - the report's date
         if output != "table":
-            print_document(output, document(results, load.hosts, now))
+            print_document(output, document(results, load.hosts, now, earlier))
         else:
             click.echo("\n".join(table(results, earlier)))
         return all(result.correct for result in results)

@@ -43,7 +43,7 @@ def trigger_encoder(replica: str) -> Callable[[Job, int], bytes]:
                 id_tag,
                 identifier,
                 occurrence(
-                    head, 0x09, job.generation, 0x11, seconds, 0x1D, nanos, 0x25, min(job.attempts, _UINT32_MAX),
+                    head, 0x09, job.generation, 0x11, seconds, 0x1D, nanos, 0x25, job.attempts & _UINT32_MAX,
                     0x29, job.partition.epoch, 0x3D, job.count & _UINT32_MAX,
                 ),
                 replica_field,

@@ -203,9 +203,8 @@ class Commits:
     def _wants_fold(self, owned: OwnedPartition) -> bool:
         if owned.phase is not Phase.FIRING:
             return False
-        return owned.journal_batches >= _FOLD_BATCHES or owned.journal_entries >= max(
-            _FOLD_ENTRIES, 2 * len(owned.jobs)
-        )
+        entries = owned.journal_entries
+        return owned.journal_batches >= _FOLD_BATCHES or (entries >= _FOLD_ENTRIES and entries >= 2 * len(owned.jobs))
 
     async def _fold(self, owned: OwnedPartition) -> None:
         """Write the partition's progress as one checkpoint; on any trouble the journal simply grows on."""

@@ -114,7 +114,7 @@ class Engine:
         started_s = self._clock.boottime_s()
         if owned.phase is Phase.FIRING:
             owned.phase = Phase.RELEASING
-            owned.news.set()
+            owned.look_again()
             for job in owned.jobs.values():
                 if job.state is _ARMED or job.state is _WAITING:
                     self._let_go(job)
@@ -150,7 +150,7 @@ class Engine:
 
     def _end(self, owned: OwnedPartition) -> None:
         owned.phase = Phase.ENDED
-        owned.news.set()
+        owned.look_again()
         if owned.watch is not None:
             owned.watch.cancel()
             owned.watch = None
@@ -165,7 +165,7 @@ class Engine:
         was, job.state = job.state, _GONE
         if was is _WAITING:
             self.hub.withdraw(job)
-        else:
+        elif job.timer is not None:
             self._timers.cancel(job)
 
     # Jobs come in
@@ -279,10 +279,9 @@ class Engine:
             return
         job.partition = owned
         job.target = self.hub.target(target_key(kv.key[self._reader.key_start :]))
-        old = owned.jobs.get(kv.key)
         owned.jobs[kv.key] = job
-        if old is not None:
-            self._let_go(old)
+        if known is not None:
+            self._let_go(known)
         else:
             job.target.namespace.jobs += 1
         if job.state is _DONE:

@@ -21,6 +21,7 @@ class OwnedPartition:
     """State of one partition under one epoch. The engine alone changes it; the hub counts `in_flight`."""
 
     __slots__ = (
+        "_news",
         "committing",
         "drained",
         "epoch",
@@ -30,7 +31,6 @@ class OwnedPartition:
         "jobs",
         "journal_batches",
         "journal_entries",
-        "news",
         "number",
         "phase",
         "seen",
@@ -60,7 +60,8 @@ class OwnedPartition:
         self.watch: WatchHandle | None = None
         # All that etcd held of its jobs at this revision is known here.
         self.seen = 0
-        self.news = asyncio.Event()
+        # Whoever waits to know more; mostly nobody, and an event takes half a kilobyte.
+        self._news: asyncio.Event | None = None
         self.drained: Any = None
 
     def behind(self, revision: int) -> bool:
@@ -70,13 +71,22 @@ class OwnedPartition:
     async def know(self, revision: int) -> None:
         """Wait until it is not behind."""
         while self.behind(revision):
-            self.news.clear()
-            await self.news.wait()
+            if self._news is None:
+                self._news = asyncio.Event()
+            await self._news.wait()
 
     def saw(self, revision: int) -> None:
         """All up to a revision is known."""
-        self.seen = max(self.seen, revision)
-        self.news.set()
+        if revision > self.seen:  # noqa: PLR1730 - once for each message of a watch: no calls
+            self.seen = revision
+        if self._news is not None:
+            self.look_again()
+
+    def look_again(self) -> None:
+        """What `know` waits for may have come: more is known, or nothing is fired any more."""
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     def __repr__(self) -> str:
         return (

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 _RESPONSE_HEADERS = encode_block([(":status", "200"), ("content-type", "application/grpc")])
 _OK_TRAILERS = encode_block([("grpc-status", "0")])
+_HEADERS_BYTES, _TRAILERS_BYTES = len(_RESPONSE_HEADERS), len(_OK_TRAILERS)
 # Both frames around the message of a unary answer, the message's own head included.
-_BEFORE = struct.Struct(f">BHBBI{len(_RESPONSE_HEADERS)}sBHBBIBI").pack
-_AFTER = struct.Struct(f">BHBBI{len(_OK_TRAILERS)}s").pack
+_BEFORE = struct.Struct(f">BHBBI{_HEADERS_BYTES}sBHBBIBI").pack
+_AFTER = struct.Struct(f">BHBBI{_TRAILERS_BYTES}s").pack
 _ENDS = frames.END_HEADERS | frames.END_STREAM
 # What browsers and the curious get: a status and a sentence.
 _NOT_GRPC = ("415", "content-type is not application/grpc")
@@ -38,11 +39,11 @@ def _answer(stream_id: int, message: bytes) -> bytes:
     body = size + 5
     return (
         _BEFORE(
-            0, len(_RESPONSE_HEADERS), frames.HEADERS, frames.END_HEADERS, stream_id, _RESPONSE_HEADERS,
+            0, _HEADERS_BYTES, frames.HEADERS, frames.END_HEADERS, stream_id, _RESPONSE_HEADERS,
             body >> 16, body & 0xFFFF, frames.DATA, 0, stream_id, 0, size,
         )
         + message
-        + _AFTER(0, len(_OK_TRAILERS), frames.HEADERS, _ENDS, stream_id, _OK_TRAILERS)
+        + _AFTER(0, _TRAILERS_BYTES, frames.HEADERS, _ENDS, stream_id, _OK_TRAILERS)
     )  # fmt: skip
 
 

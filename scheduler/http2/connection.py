@@ -208,7 +208,8 @@ class Connection(Controls):
             self.drop_partial(stream)
             raise RpcError(Status.INTERNAL, "the stream ended inside a message")
         stream.remote_ended()
-        self.release_if_done(stream)
+        if stream.local_done:
+            self.release_if_done(stream)
 
     # Header blocks
 

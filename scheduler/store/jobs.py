@@ -102,15 +102,17 @@ class JobStore:
         """
         record.generation = self._rng.getrandbits(64) or 1
         value = record.SerializeToString()
-        if len(value) + len(key) > self._max_request_bytes:
+        at = self._etcd_key(key)
+        size = len(at) + len(value)
+        if size > self._max_request_bytes:
             done(
                 RecordTooLarge(
                     f"job of {len(value)} bytes is larger than the {self._max_request_bytes} bytes that etcd takes"
                 )
             )
             return
-        at = self._etcd_key(key)
-        self._enqueue(_Write(at, value, not overwrite, done, len(at) + len(value) + _WRITE_BYTES, _now_s()))
+        queued_s = asyncio.get_running_loop().time()
+        self._enqueue(_Write(at, value, not overwrite, done, size + _WRITE_BYTES, queued_s))
 
     def delete(self, key: str, *, done: Done) -> None:
         """Delete a job, and its occurrences beside the schedule that wait; one that is not there is no error."""

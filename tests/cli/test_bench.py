@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import yaml
 
 from scheduler.bench.load import Due
-from scheduler.bench.report import Result, histogram, quantiles, table
+from scheduler.bench.report import Result, document, histogram, quantiles, table
 from scheduler.cli.output import Exit
 from tests.support.client import Client, job_metadata
 from tests.support.processes import ROOT
@@ -53,6 +54,18 @@ def test_a_run_with_a_fault_is_not_correct() -> None:
     earlier = {"results": [{"mode": "every", "parameters": {"jobs": 1}, "figures": {"x (ms)": 2.0}}]}
     lines = "\n".join(table([result], earlier))
     assert "NOT CORRECT: missing 1" in lines and "1.50 x 2.00" in lines
+    assert document([result], [], "now", earlier)["results"][0]["ratios"] == {"x (ms)": 1.5}
+    assert document([result], [], "now", {"results": []})["results"][0]["ratios"] == {}
+    assert "ratios" not in document([result], [], "now")["results"][0]
+
+
+def test_progress_is_a_plain_line_each_ten_seconds_where_nobody_watches(capsys) -> None:
+    now = [100.0]
+    say = import_module("scheduler.cli.bench")._progress(lambda: now[0])
+    for text in ("a", "b", "", "c", "d"):
+        say(text)
+        now[0] += 6
+    assert capsys.readouterr().err == "c\n"
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -81,7 +81,7 @@ async def test_one_that_is_given_up_meanwhile_is_not_waited_for(bench) -> None:
     waiting = asyncio.create_task(catch_up(bench.owned, bench.reader, bench.on_silent))
     await asyncio.sleep(0.1)
     bench.owned[7].phase = Phase.ENDED
-    bench.owned[7].news.set()
+    bench.owned[7].look_again()
     await waiting
     assert not bench.silent
 
