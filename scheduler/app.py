@@ -267,6 +267,8 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
         make_hub=tracing.hub if tracing else Hub,
         kept=process.garbage.kept,
     )
+    if tracing:
+        tracing.acknowledgement_seconds = replica.engine_statistics.acknowledgement_seconds
     server.methods.update(tracing.methods(replica.methods()) if tracing else replica.methods())
     if tls is None and not is_loopback(settings.listen_address):
         _log.warning("plaintext_on_the_network", listen_address=settings.listen_address)
@@ -276,7 +278,9 @@ async def _serve(process: _Process, etcd: Client, identity: ServerIdentity | Non
         more = process.embedded.metrics if process.embedded else None
         registry = replica.registry(server.statistics)
         with _told_by("--metrics-port"):
-            await process.endpoints.serve_metrics(host, settings.metrics_port, registry, more=more)
+            await process.endpoints.serve_metrics(
+                host, settings.metrics_port, registry, more=more, exemplars=bool(tracing)
+            )
     _log.info("serving", id=settings.id, port=port, version=__version__, partitions=settings.partitions)
     async with asyncio.TaskGroup() as tasks:
         work = [

@@ -1,12 +1,13 @@
 """How counters become Prometheus samples: histograms cheap enough for the hot path, samples that read them, the collector that asks at each scrape."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 # What pairs of counters are of.
 TYPES = ("job", "actor")
@@ -17,23 +18,35 @@ OTHER = "_other"
 class Histogram:
     """Counts per bucket, cheap enough for the hot path."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         """`bounds` are the buckets' upper ends in seconds, ascending."""
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        # The last one of each bucket, by its index; only where something is traced.
+        self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def samples(self) -> tuple[list[tuple[str, float]], float]:
+    def exemplify(self, value: float, trace_id: str, wall_s: float) -> None:
+        """A value that was observed belongs to that trace: its bucket shows it, to whoever asks for OpenMetrics."""
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar({"trace_id": trace_id}, value, wall_s)
+
+    def samples(self) -> "Buckets":
         """Cumulative buckets and the sum, as prometheus_client takes them."""
         labels = (*map(str, map(float, self.bounds)), "+Inf")
-        return list(zip(labels, map(float, accumulate(self.counts)), strict=True)), self.total
+        counts = map(float, accumulate(self.counts))
+        if not self.exemplars:
+            return list(zip(labels, counts, strict=True)), self.total
+        shown = self.exemplars.get
+        return [
+            (label, count, shown(at)) for at, (label, count) in enumerate(zip(labels, counts, strict=True))
+        ], self.total
 
     def milliseconds(self, bounds_s: tuple[float, ...]) -> tuple[list[tuple[str, float]], float]:
         """The same in milliseconds, with fewer buckets; `bounds_s` must be among our bounds."""
@@ -42,8 +55,8 @@ class Histogram:
         return [*buckets, ("+Inf", float(counts[-1]))], self.total * 1000
 
 
-Buckets = tuple[list[tuple[str, float]], float]
-"""A histogram's cumulative buckets by upper end, and its sum."""
+Buckets = tuple[Sequence[tuple[str, float] | tuple[str, float, Exemplar | None]], float]
+"""A histogram's cumulative buckets by upper end, some with an exemplar, and its sum."""
 
 
 Labels = str | tuple[str, ...]

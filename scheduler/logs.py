@@ -6,6 +6,7 @@ Set up once by `configure`, never at import. Job data is never logged; control c
 import json
 import logging
 import sys
+from collections.abc import Callable
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, TextIO
@@ -67,6 +68,16 @@ def _text(value: object) -> str:
     return text
 
 
+# What lines of JSON have beside their own fields.
+_added: list[Callable[[], dict[str, str]]] = []
+
+
+def add_to_lines(read: Callable[[], dict[str, str]]) -> None:
+    """From now on each line of JSON has what `read()` gives when it is written: the current trace."""
+    if read not in _added:
+        _added.append(read)
+
+
 class _ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = getattr(record, "fields", {})
@@ -91,6 +102,8 @@ class _JsonFormatter(logging.Formatter):
             "pid": record.process,
             "msg": record.getMessage(),
         }
+        for read in _added:
+            line.update(read())
         fields: dict[str, Any] = getattr(record, "fields", {})
         line.update((key, value if isinstance(value, int | float) else _text(value)) for key, value in fields.items())
         if record.exc_info:

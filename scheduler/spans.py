@@ -12,13 +12,14 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import Span, SpanKind, StatusCode, format_span_id, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from scheduler import __version__
 from scheduler.core.trace_context import TraceContext
 from scheduler.http2.call import Call, Method, Unary
 from scheduler.http2.grpc import RpcError, Status
+from scheduler.logs import add_to_lines
 
 # How long a process that stops waits for the last spans to leave.
 _FLUSH_S = 2.0
@@ -54,12 +55,28 @@ def extracted(headers: Mapping[str, str]) -> Context:
     return _PROPAGATOR.extract(headers, Context())
 
 
+def sampled_trace(span: Span) -> str:
+    """The id of the trace of a span that is sampled; empty where it is not."""
+    context = span.get_span_context()
+    return format_trace_id(context.trace_id) if context.trace_flags.sampled else ""
+
+
+def _current() -> dict[str, str]:
+    """Of the span that is current and open, for log lines."""
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return {}
+    context = span.get_span_context()
+    return {"trace_id": format_trace_id(context.trace_id), "span_id": format_span_id(context.span_id)}
+
+
 def exporting(service: str, instance: str) -> TracerProvider:
     """Exports by OTLP over gRPC, as the OTEL_* variables say; by default to localhost:4317. They may also rename the service."""
     named = {} if "OTEL_SERVICE_NAME" in os.environ else {SERVICE_NAME: service}
     resource = Resource.create({SERVICE_INSTANCE_ID: instance, SERVICE_VERSION: __version__, **named})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    add_to_lines(_current)
     return provider
 
 

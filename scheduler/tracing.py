@@ -19,10 +19,11 @@ from scheduler.core.lifecycle import Job
 from scheduler.core.trace_context import TraceContext
 from scheduler.delivery.hub import Hub
 from scheduler.delivery.routes import Stream
+from scheduler.exposition import Histogram
 from scheduler.http2.call import Method
 from scheduler.protobuf import delimited
 from scheduler.rpc.jobs import SERVICE
-from scheduler.spans import Spans, context_of, exporting, extracted
+from scheduler.spans import Spans, context_of, exporting, extracted, sampled_trace
 
 # Triggers whose answers may take hours: more spans than this are not kept open.
 OPEN_MAX = 10_000
@@ -63,6 +64,8 @@ class Tracing(Spans):
         super().__init__(provider, spans_per_second=spans_per_second, wall_ns=wall_ns)
         self._replica = replica
         self._propagation = propagation
+        # Of (jobs, actors): the replica's, where it keeps them; they show the traces of what they counted.
+        self.acknowledgement_seconds: tuple[Histogram, Histogram] | None = None
 
     def methods(self, methods: Mapping[str, Method]) -> dict[str, Method]:
         """The replica's methods, with spans for the scheduler's."""
@@ -130,6 +133,8 @@ class _TracedHub(Hub):
         job.trigger = stored + _fields(_TRIGGER_TAGS, context_of(span)) + _CHILD
         super()._send(stream, job, now_ns)
         job.trigger = stored
+        if (trace_id := sampled_trace(span)) and not job.attempts:
+            job.target.lateness.exemplify((now_ns - job.fire_ns) * 1e-9, trace_id, now_ns * 1e-9)
         if span.is_recording():
             self._open.setdefault(stream, {})[stream.last_id] = span
             self._open_count += 1
@@ -139,10 +144,17 @@ class _TracedHub(Hub):
         span = self._open.get(stream, {}).pop(delivery_id, None)
         if span is not None:
             self._open_count -= 1
+            self._exemplify(span, stream.in_flight.get(delivery_id))
             if not succeeded:
                 span.set_status(StatusCode.ERROR, "the app has not taken it")
             span.end()
         return super().acknowledge(stream, delivery_id, succeeded)
+
+    def _exemplify(self, span: Span, job: Job | None) -> None:
+        histograms = self._tracing.acknowledgement_seconds
+        if job is not None and histograms is not None and (trace_id := sampled_trace(span)):
+            now_ns = self._tracing.wall_ns()
+            histograms[job.target.is_actor].exemplify((now_ns - job.sent_ns) * 1e-9, trace_id, now_ns * 1e-9)
 
     def detach(self, stream: Stream) -> None:
         """See Hub."""

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder, generate_latest
 
 Check = Callable[[], str | None]
 """None: all is well; else what is not."""
@@ -34,11 +34,23 @@ class Endpoints:
         return await self._serve(application, host, port)
 
     async def serve_metrics(
-        self, host: str, port: int, registry: CollectorRegistry, *, more: Callable[[], Awaitable[bytes]] | None = None
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        *,
+        more: Callable[[], Awaitable[bytes]] | None = None,
+        exemplars: bool = False,
     ) -> int:
-        """The exposition on every path, with what `more()` gives behind it. Returns the bound port."""
+        """The exposition on every path, with what `more()` gives behind it. Returns the bound port.
 
-        async def metrics(_request: web.Request) -> web.Response:
+        `exemplars`: there may be some, so OpenMetrics is given to whoever asks for it; not with `more`, which is none.
+        """
+
+        async def metrics(request: web.Request) -> web.Response:
+            if exemplars and more is None:
+                encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+                return web.Response(body=encode(registry), headers={"Content-Type": content_type})
             body = generate_latest(registry) + (await more() if more else b"")
             return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

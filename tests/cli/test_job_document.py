@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.cli.job_document import BadDocument, document_of, pack_value, request_of
+from scheduler.core.trace_context import PROPAGATIONS
 
 VALUE = "type.googleapis.com/google.protobuf.Value"
 
@@ -33,7 +34,8 @@ policies = st.sampled_from(
 kinds = st.sampled_from(["", VALUE, "type.googleapis.com/google.protobuf.StringValue", "example/unknown"])
 data = st.none() | st.builds(AnyMessage, type_url=kinds, value=st.binary(max_size=30))
 fields = st.fixed_dictionaries(
-    {}, optional={"schedule": texts, "due_time": texts, "ttl": texts, "repeats": st.integers(0, 2**32 - 1), "data": data}
+    {}, optional={"tracing": st.sampled_from(["", *PROPAGATIONS]), "schedule": texts, "due_time": texts, "ttl": texts,
+                  "repeats": st.integers(0, 2**32 - 1), "data": data}
 )  # fmt: skip
 
 
@@ -95,6 +97,7 @@ def test_whose_job_it_is_may_be_left_out() -> None:
         ({"name": "a", "repeats": True}, "repeats", "is True"),
         ({"name": "a", "failurePolicy": "drop"}, "failurePolicy", "drop"),
         ({"name": "a", "failurePolicy": {"never": {}}}, "failurePolicy", "never"),
+        ({"name": "a", "tracing": "both"}, "tracing", "allowed are link, parent and none"),
         ({"name": "a", "data": "x"}, "data", "@type"),
         ({"name": "a", "data": {"@type": "x", "value": 1}}, "data", "Value"),
         ({"name": "a", "data": {"@type": "x", "base64": "!"}}, "data.base64", ""),

@@ -1,19 +1,24 @@
 """A sidecar's spans: one trace from the app's call to the scheduler, and from the trigger to the app; how they belong together is the job's to say."""
 
 import asyncio
+import json
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import Request, urlopen
 
 import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from scheduler._pb.dapr.proto.runtime.v1 import jobs_pb2
+from scheduler.client import Client, ClientError
 from tests.support.apps import GrpcApp, HttpApp
 from tests.support.collector import Collector, attributes
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, Sidecar
 from tests.support.sidecars import Refusal, grpc_call, http_call, running_sidecar
 
 SCHEDULE = "dapr.proto.scheduler.v1.Scheduler/ScheduleJob"
@@ -117,6 +122,65 @@ async def test_a_choice_that_is_none_is_refused_by_name(cluster: Callable) -> No
         with pytest.raises(Refusal) as refused:
             await asyncio.to_thread(grpc_call, target, path, request, tuple(headers.items()))
         assert (refused.value.code, refused.value.message) == (grpc.StatusCode.INVALID_ARGUMENT, said)
+
+
+@pytest.mark.e2e
+def test_log_lines_and_exemplars_name_the_trace(cluster: Callable, collector: Collector, tmp_path: Path) -> None:
+    """Of real processes: the sidecar's lines of JSON, and the replica's histograms for whoever asks for OpenMetrics."""
+    replica = cluster(1, "--tracing=link").replicas[0]
+    app = HttpApp()
+    arguments = ("--app-id=myapp", f"--app-port={app.port}", "--tracing", "--log-as-json", "--enable-api-logging")
+    sidecar = Sidecar(tmp_path / "sidecar", [replica.address], *arguments, "--enable-metrics=false").start()
+    try:
+        assert http_call(sidecar.http_port, "POST", "/v1.0/jobs/j", {"dueTime": "0s"}).status == 204
+        app.wait(1)
+        served, trigger = collector.wait("POST /v1.0/jobs/{name}"), collector.wait("trigger default")
+    finally:
+        sidecar.terminate()
+        app.close()
+    (line,) = [json.loads(line) for line in sidecar.tail(1 << 20).splitlines() if '"api_called"' in line]
+    assert (line["trace_id"], line["span_id"]) == (served.trace_id.hex(), served.span_id.hex())
+    begun = next(json.loads(line) for line in sidecar.tail(1 << 20).splitlines() if '"sidecar_serving"' in line)
+    assert "trace_id" not in begun, "no span is current"
+
+    def scrape(accept: str) -> str:
+        request = Request(f"http://127.0.0.1:{replica.metrics_port}/", headers={"Accept": accept})
+        return urlopen(request, timeout=5).read().decode()
+
+    found = {
+        sample.name: sample.exemplar
+        for family in text_string_to_metric_families(scrape("application/openmetrics-text;version=1.0.0"))
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert set(found) == {"scheduler_trigger_lateness_seconds_bucket", "scheduler_trigger_ack_duration_seconds_bucket"}
+    assert {one.labels["trace_id"] for one in found.values()} == {trigger.trace_id.hex()}
+    assert "# EOF" not in scrape("text/plain") and "trace_id" not in scrape("text/plain")
+
+
+@pytest.mark.e2e
+def test_the_command_line_and_the_client_choose_too(cluster: Callable) -> None:
+    replica = cluster(1).replicas[0]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        where = (f"--address={replica.address}", "--app-id=app")
+        command = [sys.executable, "-m", "scheduler", "job", *arguments, *where]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert run("schedule", "by-command", "--due-time=1h", "--tracing=parent").returncode == 0
+    refused = run("schedule", "other", "--due-time=1h", "--tracing=both")
+    assert refused.returncode == 2 and "'link', 'parent', 'none'" in refused.stderr
+
+    async def by_client() -> None:
+        async with Client(replica.address, app_id="app") as client:
+            await client.schedule("by-client", due_time="1h", tracing="none")
+            with pytest.raises(ClientError, match="tracing is 'both', allowed are link, parent and none"):
+                await client.schedule("other", due_time="1h", tracing="both")
+            await client.schedule("plain", due_time="1h")
+
+    asyncio.run(by_client())
+    listed = {job["name"]: job.get("tracing") for job in json.loads(run("list", "-o", "json").stdout)}
+    assert listed == {"by-command": "parent", "by-client": "none", "plain": None}
 
 
 def test_off_loads_nothing_of_it() -> None:
