@@ -101,10 +101,18 @@ def _serve(ctx: click.Context, command: tuple[str, ...], before: dict[str, Any],
         from scheduler.logs import get_logger
 
         get_logger("sidecar").warning("flags_without_effect", flags=", ".join(f"--{name}" for name in ignored))
+    from scheduler.aio.clock import SystemClock
+    from scheduler.metrics import ProcessStatistics
     from scheduler.sidecar import app
 
-    work = app.run(settings, command)
-    run(following(ctx, settings, work, fixed=before, make=sidecar_settings, note=lambda _: None))
+    statistics, clock = ProcessStatistics(), SystemClock()
+
+    def note(taken: bool) -> None:
+        statistics.note_settings(clock.wall_ns() * 1e-9, taken=taken)
+
+    note(True)
+    work = app.run(settings, command, process=statistics)
+    run(following(ctx, settings, work, fixed=before, make=sidecar_settings, note=note))
 
 
 def sidecar_settings(values: dict[str, Any]) -> SidecarSettings:

@@ -19,6 +19,7 @@ from scheduler.config import ConfigError, SidecarSettings
 from scheduler.http2.limits import Limits
 from scheduler.http2.server import Server
 from scheduler.logs import get_logger
+from scheduler.metrics import ProcessStatistics
 from scheduler.sidecar.app_health import AppHealth
 from scheduler.sidecar.channels import app_channel
 from scheduler.sidecar.command import AppProcess
@@ -110,8 +111,9 @@ def _tracing(settings: SidecarSettings) -> Any:
 class _Ports:
     """Everything that listens."""
 
-    def __init__(self, sidecar: Sidecar) -> None:
+    def __init__(self, sidecar: Sidecar, process: ProcessStatistics) -> None:
         self._sidecar = sidecar
+        self._process = process
         settings = self._settings = sidecar.settings
         http = HttpApi(
             jobs=sidecar.jobs,
@@ -189,6 +191,7 @@ class _Ports:
         registry.register(
             SidecarCollector(
                 sidecar.statistics,
+                self._process,
                 app_id=settings.app_id,
                 namespace=settings.metrics_namespace,
                 in_flight=lambda: sidecar.delivery.in_flight,
@@ -212,8 +215,10 @@ class _Ports:
             path.unlink(missing_ok=True)
 
 
-async def run(settings: SidecarSettings, command: Sequence[str] = ()) -> int:
-    """Serve until SIGTERM, SIGINT, a shutdown call, or the end of `command`, which is started as the app.
+async def run(
+    settings: SidecarSettings, command: Sequence[str] = (), *, process: ProcessStatistics | None = None
+) -> int:
+    """Serve until SIGTERM, SIGINT, a shutdown call, or the end of `command`, which is started as the app. `process` tells of its settings.
 
     Returns the exit code. Raises OSError for a port that is taken or a command that cannot be started.
     """
@@ -232,7 +237,7 @@ async def run(settings: SidecarSettings, command: Sequence[str] = ()) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, sidecar.stop.set)
-    ports = _Ports(sidecar)
+    ports = _Ports(sidecar, process or ProcessStatistics())
     child: AppProcess | None = None
     asked_to_stop = True
     try:

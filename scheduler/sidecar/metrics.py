@@ -6,7 +6,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.registry import Collector
 
 from scheduler.exposition import Histogram
-from scheduler.metrics import DURATION_BOUNDS_S
+from scheduler.metrics import DURATION_BOUNDS_S, ProcessStatistics
 
 
 class SidecarStatistics:
@@ -33,10 +33,17 @@ class SidecarCollector(Collector):
     """The sidecar's metrics, whose names do not end in _total as a counter's would."""
 
     def __init__(
-        self, statistics: SidecarStatistics, *, app_id: str, namespace: str, in_flight: Callable[[], int]
+        self,
+        statistics: SidecarStatistics,
+        process: ProcessStatistics,
+        *,
+        app_id: str,
+        namespace: str,
+        in_flight: Callable[[], int],
     ) -> None:
         """`namespace` as the environment has it: empty where it has none."""
         self._statistics = statistics
+        self._process = process
         self._labels = {"app_id": app_id, "namespace": namespace, "operation": "job_trigger_op"}
         self._in_flight = in_flight
 
@@ -62,3 +69,13 @@ class SidecarCollector(Collector):
         )
         gauge.add_metric([labels["app_id"]], float(self._in_flight()))
         yield gauge
+        yield GaugeMetricFamily(
+            "scheduler_config_reload_success",
+            "Whether the file of settings could be taken over when it was last read.",
+            float(self._process.settings_taken),
+        )
+        yield GaugeMetricFamily(
+            "scheduler_config_reload_timestamp_seconds",
+            "When settings were last taken over, at the start or by a reload.",
+            self._process.settings_taken_s,
+        )

@@ -8,13 +8,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.processes import EtcdServer, Replica, Sidecar, wait_until
+from tests.support.processes import EtcdServer, Replica, Sidecar, free_port, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.etcd]
 
 
-def metric(replica: Replica, name: str) -> float:
-    with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=5) as answer:
+def metric(port: int, name: str) -> float:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         (value,) = re.findall(rf"^{name} (.*)$", answer.read().decode(), re.MULTILINE)
     return float(value)
 
@@ -42,21 +42,21 @@ def test_a_replica_takes_a_new_log_level_and_refuses_a_bad_file(start: Callable[
     file.write_text("log-level: warn\nlease-ttl: 5\n")
     replica = start(file)
     assert " info " not in replica.log.read_text()
-    began = metric(replica, "scheduler_config_reload_timestamp_seconds")
-    assert began > 0 and metric(replica, "scheduler_config_reload_success") == 1
+    began = metric(replica.metrics_port, "scheduler_config_reload_timestamp_seconds")
+    assert began > 0 and metric(replica.metrics_port, "scheduler_config_reload_success") == 1
 
     file.write_text("log-level: debug\nlease-ttl: 7\n")
     replica.process.send_signal(signal.SIGHUP)
     wait_for(replica, "settings_reloaded .*changed=log-level")
     wait_for(replica, "settings_wait_for_a_restart settings=lease-ttl")
-    taken = metric(replica, "scheduler_config_reload_timestamp_seconds")
+    taken = metric(replica.metrics_port, "scheduler_config_reload_timestamp_seconds")
     assert taken > began
 
     # Nobody sends a signal: a changed file is seen by itself, and what cannot be is said with its line.
     file.write_text("log-level: loud\n")
     wait_for(replica, r"settings_refused .*scheduler.yaml:1: log-level: 'loud' is not one of")
-    assert metric(replica, "scheduler_config_reload_success") == 0
-    assert metric(replica, "scheduler_config_reload_timestamp_seconds") == taken
+    assert metric(replica.metrics_port, "scheduler_config_reload_success") == 0
+    assert metric(replica.metrics_port, "scheduler_config_reload_timestamp_seconds") == taken
     file.write_text("partitions: 0\n")
     replica.process.send_signal(signal.SIGHUP)
     wait_for(replica, "settings_refused .*--partitions is 0")
@@ -67,7 +67,11 @@ def test_a_replica_takes_a_new_log_level_and_refuses_a_bad_file(start: Callable[
 
     file.write_text("log-level: info\n")
     replica.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: metric(replica, "scheduler_config_reload_success") == 1, timeout_s=15, what="the file is taken")
+    wait_until(
+        lambda: metric(replica.metrics_port, "scheduler_config_reload_success") == 1,
+        timeout_s=15,
+        what="the file is taken",
+    )
     assert replica.terminate() == 0
 
 
@@ -92,11 +96,19 @@ def test_a_mounted_file_is_exchanged_by_a_link_and_a_flag_goes_before_it(
 def test_a_sidecar_too(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("app-id: x\nlog-level: error\n")
-    sidecar = Sidecar(tmp_path, [], f"--config-file={file}").start()
+    port = free_port()
+    sidecar = Sidecar(tmp_path, [], f"--config-file={file}", f"--metrics-port={port}").start()
     try:
+        began = metric(port, "scheduler_config_reload_timestamp_seconds")
+        assert began > 0 and metric(port, "scheduler_config_reload_success") == 1
         file.write_text("app-id: x\nlog-level: info\napp-port: 7\n")
         sidecar.process.send_signal(signal.SIGHUP)
         wait_for(sidecar, "settings_reloaded .*changed=log-level")
         wait_for(sidecar, "settings_wait_for_a_restart settings=app-port")
+        assert metric(port, "scheduler_config_reload_timestamp_seconds") > began
+        file.write_text("app-id: x\nlog-level: loud\n")
+        sidecar.process.send_signal(signal.SIGHUP)
+        wait_for(sidecar, "settings_refused")
+        assert metric(port, "scheduler_config_reload_success") == 0
     finally:
         assert sidecar.terminate() == 0
