@@ -43,6 +43,7 @@ class Prometheus(Child):
                 f"--config.file={directory / 'prometheus.yml'}",
                 f"--storage.tsdb.path={directory / 'data'}",
                 f"--web.listen-address=127.0.0.1:{self.port}",
+                "--enable-feature=exemplar-storage",
             ]
         )
 
@@ -78,7 +79,8 @@ def filled(query: str) -> str:
 
 
 def test_every_panel_shows_something(cluster: Callable[..., Any], tmp_path: Path) -> None:
-    three = cluster(3)
+    """Also while the replicas trace, and so are scraped in OpenMetrics: Prometheus has exemplars then."""
+    three = cluster(3, "--tracing=link")
     targets = {
         "scheduler": [f"127.0.0.1:{one.metrics_port}" for one in three.replicas],
         "etcd": [f"127.0.0.1:{three.etcd.port}"],
@@ -117,6 +119,14 @@ def test_every_panel_shows_something(cluster: Callable[..., Any], tmp_path: Path
             timeout_s=10,
             what="the alert about nobody's jobs is pending",
         )
+        now_s = time.time()
+        found = prometheus.ask(
+            "api/v1/query_exemplars",
+            query="scheduler_trigger_lateness_seconds_bucket",
+            start=str(now_s - 60),
+            end=str(now_s + 60),
+        )
+        assert any(one["labels"]["trace_id"] for series in found for one in series["exemplars"])
         unhealthy = [
             rule
             for group in prometheus.ask("api/v1/rules")["groups"]

@@ -163,6 +163,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         },
         "10m",
     ),
+    "SchedulerSettingsRefused": (
+        {f"scheduler_config_reload_success{{{R}}}": "1x5 0x60"},
+        {f"scheduler_config_reload_success{{{R}}}": "1x60"},
+        "10m",
+    ),
     "SchedulerVersionSkew": (
         {f'scheduler_build_info{{{R},version="1"}}': "1x120", f'scheduler_build_info{{{R},version="2"}}': "1x120"},
         {
@@ -191,7 +196,7 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def test_promtool_takes_the_rules() -> None:
-    assert "33 rules found" in promtool("check", "rules", RULES)
+    assert "34 rules found" in promtool("check", "rules", RULES)
 
 
 def test_every_alert_fires_when_it_should_and_not_when_it_nearly_should(tmp_path: Path) -> None:
