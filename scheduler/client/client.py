@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,7 @@ from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
 from scheduler.client.errors import from_rpc
 from scheduler.client.jobs import Drop, Job, Retry, When, job_of, pack, policy_message, schedule_text, when_text
 from scheduler.client.triggers import Inbox, Trigger
+from scheduler.core.trace_context import of_headers
 from scheduler.http2.client import parse_target
 from scheduler.http2.grpc import RpcError
 from scheduler.identity.sources import FileSource
@@ -127,12 +128,13 @@ class Client:
         data: Any = None,
         overwrite: bool = False,
         failure_policy: Drop | Retry | None = None,
+        trace: Mapping[str, str] | None = None,
         tracing: Literal["link", "parent", "none"] | None = None,
     ) -> None:
         """Have the job `name` kept and fired; it is safe on disk when this returns.
 
         `schedule`: a six-field cron line, "@daily", "@every 5m", or a timedelta. `data`: bytes, or JSON. Raises ClientError, JobExists.
-        `tracing`: how its triggers belong to the trace that a call is part of; by default as the scheduler is told.
+        `trace`: the caller's trace context, as headers. `tracing`: how the job's triggers belong to it; by default as the scheduler is told.
         """
         job = pb.Job(repeats=repeats, tracing=tracing)
         if schedule is not None:
@@ -145,9 +147,10 @@ class Client:
             job.data.CopyFrom(pack(data))
         if failure_policy is not None:
             job.failure_policy.CopyFrom(policy_message(failure_policy))
-        await self._call(
-            "ScheduleJob", pb.ScheduleJobRequest(name=name, job=job, metadata=self._target, overwrite=overwrite)
-        )
+        request = pb.ScheduleJobRequest(name=name, job=job, metadata=self._target, overwrite=overwrite)
+        if trace is not None and (context := of_headers(trace)) is not None:
+            request.trace_parent, request.trace_state = context
+        await self._call("ScheduleJob", request)
 
     async def get(self, name: str) -> Job:
         """Raises JobNotFound, ClientError."""

@@ -33,6 +33,10 @@ class Trigger:
         # None from a scheduler that does not say it.
         self.scheduled: datetime | None = None
         self.attempt: int | None = None
+        # W3C trace context as headers (traceparent, tracestate), for a tracer's propagator; empty where there is none.
+        self.trace: dict[str, str] = {}
+        if message.trace_parent:
+            self.trace = {"traceparent": message.trace_parent, "tracestate": message.trace_state}
         # The same for every delivery of this occurrence: what an app compares to discard a repeat.
         self.identity: Identity | None = identity_of(message)
         if occurrence is not None:

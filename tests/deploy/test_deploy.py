@@ -82,7 +82,7 @@ def test_prometheus_takes_its_configuration() -> None:
     promtool = deploy_tools() / "promtool"
     path = DEPLOY / "prometheus" / "prometheus.yml"
     result = subprocess.run([promtool, "check", "config", path], capture_output=True, text=True, check=False)
-    assert result.returncode == 0 and "33 rules found" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0 and "34 rules found" in result.stdout, result.stdout + result.stderr
 
 
 def test_the_unit_starts_what_serve_takes_and_stops_it_in_time() -> None:

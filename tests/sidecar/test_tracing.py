@@ -177,6 +177,11 @@ def test_the_command_line_and_the_client_choose_too(cluster: Callable) -> None:
             with pytest.raises(ClientError, match="tracing is 'both', allowed are link, parent and none"):
                 await client.schedule("other", due_time="1h", tracing="both")
             await client.schedule("plain", due_time="1h")
+            caller = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+            await client.schedule("now", due_time="0s", trace={"traceparent": caller, "tracestate": "ours=1"})
+            async for trigger in client.triggers():
+                assert (trigger.name, trigger.trace) == ("now", {"traceparent": caller, "tracestate": "ours=1"})
+                break
 
     asyncio.run(by_client())
     listed = {job["name"]: job.get("tracing") for job in json.loads(run("list", "-o", "json").stdout)}
