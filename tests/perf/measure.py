@@ -2,7 +2,7 @@
 
 scripts/measure                                  all rows, five rounds each
 scripts/measure --rows 'spread*,mixed' --rounds 3   these; the others stay as they are in the JSON
-scripts/measure --plots                          the series behind the plots, one run a point, and the plots
+scripts/measure --plots                          the series behind the plots, one run a point, and the plots: seven minutes
 scripts/measure --render-only                    the page and the plots from the JSON that is there
 """
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 _WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 50, 60
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 40, 50, 60
 _COLOURS = ("#1f6feb", "#d1570c", "#2a7d2e", "#8250df")
 
 Line = tuple[str, list[tuple[float, float]]]
@@ -50,7 +50,7 @@ def _elements(title: str, grows: str, lines: list[Line], *, logarithmic: bool) -
         yield _text(_LEFT - 8, y + 4, f"{step:g}", anchor="end")
     for x in at:
         yield _text(place(x), _HEIGHT - _BOTTOM + 18, f"{x:,.0f}")
-    yield _text(_WIDTH / 2, _HEIGHT - 18, grows)
+    yield _text(_WIDTH / 2, _HEIGHT - 18, f"{grows} (logarithmic)" if logarithmic else grows)
     for number, (name, points) in enumerate(lines):
         colour = _COLOURS[number % len(_COLOURS)]
         path = " ".join(f"{place(x):.1f},{height(y):.1f}" for x, y in points)
