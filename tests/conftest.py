@@ -1,5 +1,6 @@
 """Fixtures that start real processes and stop them."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from tests.support.processes import EtcdServer, Replica, wait_until
 # A busy machine is no failure of what a property is about.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+# A shell that starts the tests in the background has these ignored, which all processes that they start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture
