@@ -21,6 +21,7 @@ _RESULT = pb.WatchJobsRequestResult
 _EARLY_NS = 1_000_000
 
 Arrived = Callable[[pb.WatchJobsResponse], None]
+Connect = Callable[[str], Channel]
 
 
 class Settings(NamedTuple):
@@ -42,7 +43,9 @@ class Due:
         self.first_ns = array("q", first_ns)
         self.period_ns = period_ns
         self.counts = array("l", bytes(array("l").itemsize * len(first_ns)))
+        # By arrival: how late each was, and when it was due.
         self.late_s = array("d")
+        self.due_ns = array("q")
         # Triggers before their time; a repeated one looks like that too, since it takes the place of the next.
         self.early = 0
         self.first_at_ns = self.last_at_ns = 0
@@ -51,11 +54,13 @@ class Due:
         """The next trigger of a job."""
         count = self.counts[index]
         self.counts[index] = count + 1
-        late_ns = now_ns - self.first_ns[index] - count * self.period_ns
+        due_ns = self.first_ns[index] + count * self.period_ns
+        late_ns = now_ns - due_ns
         if late_ns < -_EARLY_NS or (count and not self.period_ns):
             self.early += 1
             return
         self.late_s.append(late_ns * 1e-9)
+        self.due_ns.append(due_ns)
         self.first_at_ns = self.first_at_ns or now_ns
         self.last_at_ns = now_ns
 
@@ -167,16 +172,9 @@ class Load:
         return latencies
 
     @asynccontextmanager
-    async def beside(self, app_id: str, arrived: Arrived) -> AsyncIterator["Load"]:
-        """The same load for another app, on connections of its own."""
-        other = Load(self.settings._replace(app_id=app_id), self.clock)
-        async with other.opened(self._connect, self._address, arrived):
-            yield other
-
-    @asynccontextmanager
-    async def opened(self, connect: Callable[[str], Channel], address: str, arrived: Arrived) -> AsyncIterator["Load"]:
+    async def opened(self, connect: Connect, address: str, arrived: Arrived) -> AsyncIterator["Load"]:
         """Find the hosts, connect, watch; on leaving everything is closed. Raises RpcError."""
-        self._connect, self._address = connect, address
+        self.connect, self.address = connect, address
         self.hosts = await _hosts(connect, address)
         count = max(self.settings.connections, len(self.hosts))
         self._channels = [connect(self.hosts[number % len(self.hosts)]) for number in range(count)]
@@ -220,7 +218,7 @@ class _FirstList:
             self.answer.set_exception(error or RpcError(Status.UNAVAILABLE, "WatchHosts ended without a list"))
 
 
-async def _hosts(connect: Callable[[str], Channel], address: str) -> tuple[str, ...]:
+async def _hosts(connect: Connect, address: str) -> tuple[str, ...]:
     """What WatchHosts lists; the address alone where the server does not know that call."""
     channel = connect(address)
     first = _FirstList()

@@ -1,6 +1,8 @@
 """What the bench does: create, storm, every, idle, mixed, fair. Each mode cleans up what it made, also when it is interrupted."""
 
 import asyncio
+import multiprocessing
+import signal
 import time
 from array import array
 from collections import deque
@@ -8,11 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import count
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from scheduler._pb.dapr.proto.scheduler.v1 import scheduler_pb2 as pb
-from scheduler.bench.load import Due, Load
+from scheduler.aio.clock import Clock, SystemClock
+from scheduler.bench.load import Connect, Due, Load, Settings
 from scheduler.bench.report import Processes, Result, histogram, quantiles
+from scheduler.http2.grpc import RpcError, Status
 
 _S = 1_000_000_000
 # Where nobody says how long creating takes, so many jobs tell; it is given twice as long, and some seconds.
@@ -22,10 +27,11 @@ _STORM_PATIENCE_S = 120.0
 # How long after the end of listening what was due by then may still come; later, it is missing.
 _GRACE_S = 30.0
 _IDLE = "8760h"
-# What the quiet app has beside the storm: jobs that fire each second, and calls per second of each kind.
+# What the quiet app has beside the storm: jobs that fire each second, calls per second of each kind, and seconds before and after.
 _QUIET_JOBS = 300
-_QUIET_CALLS_PER_S = 25.0
-_QUIET_LEAD_S = 3
+_QUIET_CALLS_PER_S = 100.0
+_QUIET_LEAD_S, _QUIET_AFTER_S = 4, 5
+_CHILD_STOP_S = 60.0
 
 
 class Plan(NamedTuple):
@@ -39,6 +45,8 @@ class Plan(NamedTuple):
     deletes_per_s: float
     lists_per_s: float
     answered: bool = True
+    # When the storm is due; 0: once its jobs are created.
+    at_ns: int = 0
 
 
 class Bench:
@@ -92,16 +100,19 @@ class Bench:
             result.figures["memory per idle job besides its payload (bytes)"] = held - self._load.settings.payload_bytes
 
     async def _storm(self, result: Result) -> None:
-        at_ns = await self._start_ns()
-        due = self._due = Due([at_ns] * self._plan.jobs, 0)
+        plan = self._plan
+        at_ns = plan.at_ns or await self._start_ns()
+        due = self._due = Due([at_ns] * plan.jobs, 0)
         await self._fill(lambda _: pb.Job(due_time=_rfc3339(at_ns)))
         await self._until(at_ns)
         async with self._measured(result, "trigger", lambda: len(due.late_s)):
-            end_ns = at_ns + int(_STORM_PATIENCE_S * _S)
-            while len(due.late_s) < self._plan.jobs and self._load.clock.wall_ns() < end_ns:
+            end_ns = at_ns + int((_STORM_PATIENCE_S if plan.answered else plan.seconds) * _S)
+            while len(due.late_s) < plan.jobs and self._load.clock.wall_ns() < end_ns:
                 await asyncio.sleep(0.05)
-                self._say(f"storm: {len(due.late_s):,} of {self._plan.jobs:,} triggers")
+                self._say(f"storm: {len(due.late_s):,} of {plan.jobs:,} triggers")
             await asyncio.sleep(1)  # repeated ones, and the deletion of what is finished
+        if not plan.answered:
+            return
         await self._judge(result, due)
         for meaningless in ("triggers (per s)", "server CPU (cores)"):
             result.figures.pop(meaningless, None)
@@ -145,11 +156,11 @@ class Bench:
             "delete": (plan.deletes_per_s, delete),
             "list": (plan.lists_per_s, lambda: load.unary("ListJobs", listed.SerializeToString())),
         }
-        latencies = {name: array("d") for name in calls}
+        made_calls = {name: list[_Call]() for name in calls}
         try:
             async with self._measured(result, "trigger", lambda: len(due.late_s)), asyncio.TaskGroup() as tasks:
                 paced = [
-                    tasks.create_task(_pace(rate, call, latencies[name]))
+                    tasks.create_task(_pace(rate, call, load.clock, made_calls[name]))
                     for name, (rate, call) in calls.items()
                     if rate
                 ]
@@ -160,59 +171,57 @@ class Bench:
             every = pb.DeleteByMetadataRequest(metadata=listed.metadata)
             await load.unary("DeleteByMetadata", every.SerializeToString())
         await self._judge(result, due)
-        for name, seconds in latencies.items():
-            result.figures |= quantiles(name, seconds)
-            result.figures[f"{name}s (per s)"] = len(seconds) / plan.seconds
+        for name, ended in made_calls.items():
+            result.figures |= quantiles(name, [one.seconds for one in ended])
+            result.figures[f"{name}s (per s)"] = len(ended) / plan.seconds
 
     async def _fair(self, result: Result) -> None:
-        """A storm of one app, and what another app has of it: the lateness of its triggers, the latency of its calls."""
-        load, plan = self._load, self._plan
+        """A storm of another app, in a process of its own, and what our app has of it: the lateness of its triggers, the latency of its calls."""
+        load, plan, clock = self._load, self._plan, self._load.clock
         at_ns = await self._start_ns() + _QUIET_LEAD_S * _S
-        quiet_ns = at_ns - _QUIET_LEAD_S * _S
-        quiet = Due([quiet_ns + _S * number // _QUIET_JOBS for number in range(_QUIET_JOBS)], _S)
-        prefix, made = f"{self._run}-quiet-", iter(range(_QUIET_JOBS, 1 << 60))
+        quiet = self._due = Due(
+            [at_ns - _QUIET_LEAD_S * _S + _S * number // _QUIET_JOBS for number in range(_QUIET_JOBS)], _S
+        )
         result.parameters |= {"quiet jobs": _QUIET_JOBS, "answered": float(plan.answered)}
-
-        def arrived(trigger: pb.WatchJobsResponse) -> None:
-            if trigger.name.startswith(prefix):
-                quiet.came(int(trigger.name[len(prefix) :]), load.clock.wall_ns())
-
-        storm = self._due = Due([at_ns] * plan.jobs, 0)
-        await self._fill(lambda _: pb.Job(due_time=_rfc3339(at_ns)))
-        async with load.beside(f"{load.settings.app_id}-quiet", arrived) as other:
-            get = pb.GetJobRequest(name=f"{prefix}0", metadata=other.metadata).SerializeToString()
-            calls: dict[str, Callable[[], Awaitable[object]]] = {
-                "get": lambda: other.unary("GetJob", get),
-                "create": lambda: other.schedule(f"{prefix}{next(made)}", pb.Job(due_time=_IDLE)),
-            }
-            latencies = {name: array("d") for name in calls}
-            try:
-                for number, first_ns in enumerate(quiet.first_ns):
-                    job = pb.Job(schedule="@every 1s", due_time=_rfc3339(first_ns))
-                    await other.schedule(f"{prefix}{number}", job)
-                load.answers = plan.answered
-                await self._until(at_ns)
-                calm = len(quiet.late_s)
-                async with asyncio.TaskGroup() as tasks:
-                    paced = [
-                        tasks.create_task(_pace(_QUIET_CALLS_PER_S, call, latencies[name]))
-                        for name, call in calls.items()
-                    ]
-                    end_ns = at_ns + int((_STORM_PATIENCE_S if plan.answered else plan.seconds) * _S)
-                    while len(storm.late_s) < plan.jobs and load.clock.wall_ns() < end_ns:
-                        self._say(f"fair: {len(storm.late_s):,} of {plan.jobs:,} triggers of the storm")
-                        await asyncio.sleep(0.05)
-                    for task in paced:
-                        task.cancel()
-                result.figures |= quantiles("quiet app's lateness before", quiet.late_s[:calm])
-                result.figures |= quantiles("quiet app's lateness meanwhile", quiet.late_s[calm:])
-                for name, seconds in latencies.items():
-                    result.figures |= quantiles(f"quiet app's {name}s", seconds)
-                result.figures["storm first to last (s)"] = (storm.last_at_ns - storm.first_at_ns) / _S
-                await self._judge(result, quiet)
-            finally:
-                load.answers = True
-                await other.delete_all(f"{self._run}-")
+        get = pb.GetJobRequest(name=f"{self._prefix}0", metadata=load.metadata).SerializeToString()
+        names = (f"{self._prefix}{number}" for number in count(_QUIET_JOBS))
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "get": lambda: load.unary("GetJob", get),
+            "create": lambda: load.schedule(next(names), pb.Job(due_time=_IDLE)),
+        }
+        seen = {name: list[_Call]() for name in calls}
+        settings = load.settings._replace(app_id=f"{load.settings.app_id}-storm")
+        async with _in_process(settings, load, plan._replace(at_ns=at_ns), self._run) as storm:
+            for number, first_ns in enumerate(quiet.first_ns):
+                await load.schedule(
+                    f"{self._prefix}{number}", pb.Job(schedule="@every 1s", due_time=_rfc3339(first_ns))
+                )
+            await self._until(quiet.first_ns[0])
+            async with asyncio.TaskGroup() as tasks:
+                paced = [
+                    tasks.create_task(_pace(_QUIET_CALLS_PER_S, call, clock, seen[name]))
+                    for name, call in calls.items()
+                ]
+                while not storm.done():
+                    self._say(f"fair: {(clock.wall_ns() - at_ns) / _S:.0f} s since the storm was due")
+                    await asyncio.wait([storm], timeout=1)
+                if not storm.exception():
+                    await asyncio.sleep(_QUIET_AFTER_S)
+                for task in paced:
+                    task.cancel()
+        over_ns = at_ns + int(storm.result().figures.get("lateness max (ms)", plan.seconds * 1e3) * 1e6)
+        seen["lateness"] = [_Call(due_ns, late_s) for due_ns, late_s in zip(quiet.due_ns, quiet.late_s, strict=True)]
+        for window, begin_ns, end_ns in (
+            ("before", 0, at_ns),
+            ("meanwhile", at_ns, over_ns),
+            ("after", over_ns, over_ns + _QUIET_AFTER_S * _S),
+        ):
+            for name, ended in seen.items():
+                within = [one.seconds for one in ended if begin_ns <= one.at_ns < end_ns]
+                result.figures |= quantiles(f"{name} {window}", within)
+        result.figures["storm first to last (s)"] = (over_ns - at_ns) / _S
+        await self._judge(result, quiet)
+        result.faults |= {f"the storm's {name}": faults for name, faults in storm.result().faults.items()}
 
     # What they share
 
@@ -302,14 +311,21 @@ class TooSlow(Exception):
     """The plan cannot be carried out in its time."""
 
 
-async def _pace(per_s: float, call: Callable[[], Awaitable[object]], latencies: "array[float]") -> None:
+class _Call(NamedTuple):
+    """When it began, and how long it took."""
+
+    at_ns: int
+    seconds: float
+
+
+async def _pace(per_s: float, call: Callable[[], Awaitable[object]], clock: Clock, ended: list[_Call]) -> None:
     """Make a call that often until cancelled, whether or not the ones before are done."""
     loop = asyncio.get_running_loop()
 
     async def one() -> None:
-        began = loop.time()
+        at_ns, began = clock.wall_ns(), loop.time()
         await call()
-        latencies.append(loop.time() - began)
+        ended.append(_Call(at_ns, loop.time() - began))
 
     next_s = loop.time()
     async with asyncio.TaskGroup() as tasks:
@@ -318,6 +334,65 @@ async def _pace(per_s: float, call: Callable[[], Awaitable[object]], latencies: 
                 tasks.create_task(one())
                 next_s += 1 / per_s
             await asyncio.sleep(max(0.001, next_s - loop.time()))
+
+
+@asynccontextmanager
+async def _in_process(settings: Settings, load: Load, plan: Plan, run: str) -> AsyncIterator[asyncio.Future[Result]]:
+    """A storm from another process, to the same server: one that shared our loop would delay what we measure. On leaving, it cleans up and ends."""
+    loop = asyncio.get_running_loop()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_storm, args=(theirs, settings, load.connect, load.address, plan, run))
+    outcome: asyncio.Future[Result] = loop.create_future()
+
+    def told() -> None:
+        loop.remove_reader(ours.fileno())
+        try:
+            result = ours.recv()
+        except EOFError:
+            result = (Status.ABORTED, "the storm's process has ended")
+        if isinstance(result, Result):
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(TooSlow(result) if isinstance(result, str) else RpcError(*result))
+
+    process.start()
+    theirs.close()
+    loop.add_reader(ours.fileno(), told)
+    try:
+        yield outcome
+    finally:
+        loop.remove_reader(ours.fileno())
+        outcome.cancel()
+        process.terminate()
+        await asyncio.to_thread(process.join, _CHILD_STOP_S)
+        ours.close()
+
+
+def _storm(
+    pipe: Connection, settings: Settings, connect: Connect, address: str, plan: Plan, run: str
+) -> None:  # pragma: no cover - in a process of its own
+    """The other process: its result, or what kept it from one, goes into the pipe."""
+
+    async def work() -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        load = Load(settings, SystemClock())
+        load.answers = plan.answered
+        bench = Bench(load=load, plan=plan, processes=Processes(()), run=run, say=lambda _text: None)
+        async with load.opened(connect, address, bench.arrived):
+            return await bench.run("storm")
+
+    try:
+        pipe.send(asyncio.run(work()))
+    except TooSlow as error:
+        pipe.send(str(error))
+    except RpcError as error:
+        pipe.send((error.status, error.message))
+    except asyncio.CancelledError:
+        pass
 
 
 def _rfc3339(ns: int) -> str:

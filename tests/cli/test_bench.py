@@ -88,9 +88,11 @@ def test_it_measures_a_replica_and_cleans_up(cluster, tmp_path) -> None:
     assert sum(count for _, count in results["storm"]["lateness_ms"]) == 100
     assert sum(count for _, count in results["every"]["lateness_ms"]) >= 100
     assert results["mixed"]["figures"]["list p50 (ms)"] > 0
-    assert results["fair"]["figures"]["quiet app's lateness before p50 (ms)"] > 0
+    for window in ("before", "meanwhile", "after"):
+        assert results["fair"]["figures"][f"lateness {window} p50 (ms)"] > 0
+    assert results["fair"]["faults"]["the storm's missing"] == 0
     client = Client(replica.address)
-    assert client.list(job_metadata("bench")) == client.list(job_metadata("bench-quiet")) == []
+    assert client.list(job_metadata("bench")) == client.list(job_metadata("bench-storm")) == []
     client.close()
     ran = bench("create", *common, "-o", "yaml")
     assert ran.returncode == 0 and yaml.safe_load(ran.stdout)["results"][0]["mode"] == "create"

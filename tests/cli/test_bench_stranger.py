@@ -81,8 +81,9 @@ class Stranger(ReferenceScheduler):
             now = time.time()
             with self._lock:
                 for key in [key for key, at in self.due.items() if at <= now]:
+                    stream = next(one for one in self.open if one.initial.app_id == key[0])
                     for _ in range(self.copies):
-                        self.open[0].send(key[1])
+                        stream.send(key[1])
                     if self.jobs[key].job.schedule:
                         self.due[key] += 1
                     else:
@@ -157,11 +158,25 @@ def test_a_server_that_fires_twice_is_found_out() -> None:
         stranger.close()
 
 
-def test_what_is_interrupted_cleans_up_too(stranger: Stranger) -> None:
+def test_the_faults_of_the_storm_beside_a_quiet_app_are_found_out() -> None:
+    stranger = Stranger(copies=2)
+    try:
+        ran = bench(stranger, "fair", *PLAN)
+        assert ran.returncode == 1 and "the storm's early or repeated 60" in ran.stdout, ran.stdout + ran.stderr
+        assert stranger.jobs == {}
+    finally:
+        stranger.close()
+
+
+@pytest.mark.parametrize(("mode", "app_id"), [("every", "bench"), ("fair", "bench-storm")])
+def test_what_is_interrupted_cleans_up_too(stranger: Stranger, mode: str, app_id: str) -> None:
     running = subprocess.Popen(
-        command(stranger, "every", "-n", "60", "--seconds", "60", "--lead", "2"), cwd=ROOT, stderr=subprocess.PIPE
+        command(stranger, mode, "-n", "60", "--seconds", "60", "--lead", "20"), cwd=ROOT, stderr=subprocess.PIPE
     )
-    wait_until(lambda: len(stranger.jobs) == 60, timeout_s=20, what="its jobs are there")
+    wait_until(
+        lambda: sum(app == app_id for app, _ in list(stranger.jobs)) == 60, timeout_s=30, what="its jobs are there"
+    )
     running.send_signal(signal.SIGINT)
-    _, stderr = running.communicate(timeout=20)
+    _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130 and stranger.jobs == {}, stderr.decode()
+    assert b"Traceback" not in stderr
