@@ -57,7 +57,7 @@ class Cluster:
     def addresses(self) -> list[str]:
         return [replica.address for replica in self.running]
 
-    def settle(self, timeout_s: float = 30.0, *, hosts: bool = True) -> None:
+    def settle(self, timeout_s: float = 60.0, *, hosts: bool = True) -> None:
         """Wait until every running replica owns its share and (in plaintext) every one lists all."""
         names = {replica.name for replica in self.running}
         share = 128 // len(names)
@@ -71,7 +71,7 @@ class Cluster:
         for address in self.addresses if hosts else ():
             wait_until(
                 lambda address=address: sorted(hosts_of(address)) == sorted(self.addresses),
-                timeout_s=10,
+                timeout_s=30,
                 what="hosts agree",
             )
 

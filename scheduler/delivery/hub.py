@@ -19,7 +19,7 @@ from scheduler.delivery.routes import Limit, Outlet, Stream, Target
 from scheduler.delivery.wire import trigger_encoder
 from scheduler.metrics import DeliveryStatistics
 
-_WAITING, _IN_FLIGHT = State.WAITING, State.IN_FLIGHT
+_ARMED, _WAITING, _IN_FLIGHT = State.ARMED, State.WAITING, State.IN_FLIGHT
 # How many waiting jobs one call sends before other work of the loop gets its turn.
 _FEED_SLICE = 512
 # A stream with this much unsent output takes no further trigger until it has drained: a slow reader holds up its own stream.
@@ -100,6 +100,13 @@ class Hub:
         queue.gone += 1
         if queue.gone > _GONE_MAX and queue.gone * 2 > len(queue):
             job.target.requeue()
+
+    def hold(self, jobs: list[Job]) -> None:
+        """These jobs, which waited, are ARMED again and wait no longer: their partition is suspended. They will be offered anew."""
+        for job in jobs:
+            job.state = _ARMED
+        for target in {job.target for job in jobs}:
+            target.requeue()
 
     def resume(self) -> None:
         """Firing is allowed again: whoever waits for a stream that has room goes on."""
@@ -270,7 +277,10 @@ class Hub:
             target = job.target
             if target.lanes is not None:
                 self._release(target.lanes, job)
-            if job.state is _IN_FLIGHT:
+            if job.state is _IN_FLIGHT and job.partition.suspended:
+                job.state = _ARMED
+                self._statistics.repeated["stream_ended"] += 1
+            elif job.state is _IN_FLIGHT:
                 job.state = _WAITING
                 touched.setdefault(target, []).append(job)
                 if not target.streams:

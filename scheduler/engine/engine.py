@@ -18,7 +18,7 @@ from scheduler.engine.commits import Commits
 from scheduler.engine.partition import OwnedPartition, Phase
 from scheduler.engine.ports import Hub, Lease
 from scheduler.etcd.api import Event, KeyValue
-from scheduler.etcd.errors import EtcdError
+from scheduler.etcd.errors import EtcdError, EtcdUnavailable
 from scheduler.logs import get_logger
 from scheduler.metrics import EngineStatistics
 from scheduler.store.codec import CorruptRecord, job_of_record
@@ -73,10 +73,10 @@ class Engine:
         self._statistics = statistics
         self._hand_over_wait_s = hand_over_wait_s
         self._kept = kept
-        self._timers = TimerQueue(clock.wall_ns())
+        self.timers = TimerQueue(clock.wall_ns())
         self.partitions: dict[int, OwnedPartition] = {}
         self.hub = hub(self.settle, self.may_fire)
-        self._commits = Commits(
+        self.commits = Commits(
             log=log, clock=clock, statistics=statistics, window=commit_window, committed=self._committed, lost=self.lose
         )
         self._wake: asyncio.TimerHandle | None = None
@@ -91,8 +91,8 @@ class Engine:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            tasks.create_task(self._commits.run(), name="engine commits")
-            tasks.create_task(self._commits.run_deletions(), name="engine deletions of finished jobs")
+            tasks.create_task(self.commits.run(), name="engine commits")
+            tasks.create_task(self.commits.run_deletions(), name="engine deletions of finished jobs")
             await asyncio.get_running_loop().create_future()
 
     # The cluster's calls
@@ -112,7 +112,7 @@ class Engine:
         if owned is None:
             return
         started_s = self._clock.boottime_s()
-        if owned.phase is Phase.FIRING:
+        if owned.phase is Phase.FIRING or owned.suspended:
             owned.phase = Phase.RELEASING
             owned.look_again()
             for job in owned.jobs.values():
@@ -124,7 +124,7 @@ class Engine:
                     async with asyncio.timeout(self._hand_over_wait_s):
                         await owned.drained.wait()
             owned.phase = Phase.ENDED
-            await self._commits.flush(owned)
+            await self.commits.flush(owned)
             self._statistics.release_seconds.observe(self._clock.boottime_s() - started_s)
         if self.partitions.get(partition) is owned:
             del self.partitions[partition]
@@ -145,20 +145,23 @@ class Engine:
     def _silent(self, owned: OwnedPartition) -> None:
         """Its watch does not tell what it should: it counts as lost."""
         if owned.watch is not None:
-            owned.watch.cancel()
+            owned.unwatch()
             self._watch_lost(owned, "silent")
+
+    def _untold(self, _owned: OwnedPartition) -> None:
+        """It is read again from the beginning."""
+        raise EtcdUnavailable("its watch does not tell what has been written")
 
     def _end(self, owned: OwnedPartition) -> None:
         owned.phase = Phase.ENDED
         owned.look_again()
-        if owned.watch is not None:
-            owned.watch.cancel()
-            owned.watch = None
+        owned.unwatch()
+        owned.see()
         for job in owned.jobs.values():
             self._let_go(job)
             job.target.namespace.jobs -= 1
         owned.jobs.clear()
-        self._commits.forget(owned)
+        self.commits.forget(owned)
 
     def _let_go(self, job: Job) -> None:
         """The job is GONE: whoever still holds it lets it fall."""
@@ -166,18 +169,18 @@ class Engine:
         if was is _WAITING:
             self.hub.withdraw(job)
         elif job.timer is not None:
-            self._timers.cancel(job)
+            self.timers.cancel(job)
 
     # Jobs come in
 
     async def _load(self, owned: OwnedPartition) -> None:
-        """Read the partition until it has worked, then watch it."""
+        """Read the partition until it has worked and is watched."""
         async with self._loads:
             started_s = self._clock.boottime_s()
-            while owned.phase is not Phase.ENDED:
+            while owned.reading and owned.phase is not Phase.ENDED:
                 try:
                     await self._read(owned)
-                    break
+                    owned.reading = owned.watch is None  # lost while it was read
                 except EtcdError as error:
                     _log.warning("partition_read_failed", partition=owned.number, error=str(error))
                     await asyncio.sleep(_READ_RETRY_S)
@@ -185,9 +188,7 @@ class Engine:
 
     async def _read(self, owned: OwnedPartition) -> None:
         """One whole read: new generations come in, known ones stay as they are, what is no longer there goes."""
-        if owned.watch is not None:  # of a read that did not come to its end
-            owned.watch.cancel()
-            owned.watch = None
+        owned.unwatch()  # of a read that did not come to its end
         started_s = self._clock.boottime_s()
         snapshot = await self._reader.read(owned.number)
         for key in snapshot.corrupt:
@@ -196,7 +197,6 @@ class Engine:
         owned.sequence = max(owned.sequence, snapshot.next_sequence)
         owned.journal_batches = max(owned.journal_batches, snapshot.journal_batches)
         seen: set[bytes] = set()
-        loading = owned.phase is Phase.LOADING
         async for page in snapshot.jobs():
             async with self._taking_in:
                 await self._take_in(owned, page, snapshot.progress)
@@ -210,12 +210,13 @@ class Engine:
         owned.saw(snapshot.revision)
         hear, lost = partial(self._changed, owned), partial(self._watch_lost, owned)
         watch = owned.watch = self._reader.watch(owned.number, snapshot.revision + 1, hear, lost)
-        if loading:
+        owned.see()
+        if owned.phase is Phase.LOADING:
             if self._clock.boottime_s() - started_s > _OLD_S:
-                await catch_up([owned], self._reader, self._silent)
+                await catch_up([owned], self._reader, self._untold)
             if owned.watch is not watch or owned.phase is not Phase.LOADING:
-                return  # the watch was lost, and with it this read: another is on its way
-            owned.phase = Phase.FIRING
+                return  # the watch was lost, and with it this read
+            owned.phase, owned.suspended = Phase.FIRING, False
             async with self._taking_in:
                 await self._arm(owned)
         self._rearm()
@@ -240,7 +241,7 @@ class Engine:
         for taken, job in enumerate(list(owned.jobs.values()), 1):
             if job.state is _ARMED:
                 self._statistics.taken_over_due += job.fire_ns <= now_ns
-                self._timers.push(job)
+                self.timers.push(job)
             if taken % _ARM_SLICE == 0:
                 await asyncio.sleep(0)
 
@@ -249,7 +250,11 @@ class Engine:
         if owned.phase in {Phase.FIRING, Phase.LOADING} and self._tasks is not None:
             _log.warning("partition_watch_lost", partition=owned.number, reason=reason)
             self._statistics.resyncs += 1
-            self._tasks.create_task(self._load(owned), name=f"engine resync of partition {owned.number}")
+            if owned.phase is Phase.FIRING:
+                owned.go_blind(self.timers.cancel, self.hub.hold)
+            if not owned.reading:
+                owned.reading = True
+                self._tasks.create_task(self._load(owned), name=f"engine resync of partition {owned.number}")
 
     def _changed(self, owned: OwnedPartition, revision: int, events: list[Event]) -> None:
         if owned.phase not in {Phase.LOADING, Phase.FIRING}:
@@ -285,9 +290,9 @@ class Engine:
         else:
             job.target.namespace.jobs += 1
         if job.state is _DONE:
-            self._commits.finished(owned, job)
+            self.commits.finished(owned, job)
         elif owned.phase is Phase.FIRING:
-            self._timers.push(job)
+            self.timers.push(job)
 
     def _remove(self, owned: OwnedPartition, key: bytes) -> None:
         job = owned.jobs.pop(key, None)
@@ -300,7 +305,7 @@ class Engine:
 
     def may_fire(self) -> bool:
         """Whether the lease is trusted and the commits keep up."""
-        if self._commits.full or not self._lease().may_act(self._clock.boottime_s()):
+        if self.commits.full or not self._lease().may_act(self._clock.boottime_s()):
             self._block()
             return False
         return True
@@ -320,7 +325,7 @@ class Engine:
 
     def _rearm(self) -> None:
         """Make sure that the loop wakes up for the earliest job."""
-        due_ns = self._timers.next_due_ns()
+        due_ns = self.timers.next_due_ns()
         if due_ns is None or (self._wake is not None and self._wake_ns <= due_ns):
             return
         if self._wake is not None:
@@ -336,7 +341,7 @@ class Engine:
             self._wake = None
         if self.may_fire():
             now_ns = self._clock.wall_ns()
-            due = self._timers.pop_due(now_ns, FIRE_SLICE)
+            due = self.timers.pop_due(now_ns, FIRE_SLICE)
             offer = self.hub.offer
             for job in due:
                 offer(job, now_ns)
@@ -352,22 +357,24 @@ class Engine:
             self._statistics.given_up += not job.attempts
         self._statistics.result(job.target.is_actor, succeeded, (now_ns - job.sent_ns) * 1e-9)
         job.sent_ns = now_ns
-        self._commits.settled(job, now_ns)
+        self.commits.settled(job, now_ns)
         owned: OwnedPartition = job.partition
         if owned.drained is not None and not owned.in_flight:
             owned.drained.set()
 
     def _committed(self, jobs: list[Job]) -> None:
         """Progress is on disk: arm what goes on."""
-        push = self._timers.push
+        push = self.timers.push
         for job in jobs:
             state = job.state
             if state is State.SETTLED:
-                if job.partition.phase is Phase.FIRING:
+                phase = job.partition.phase
+                if phase is Phase.FIRING or phase is Phase.LOADING:
                     job.state = _ARMED
-                    push(job)
+                    if phase is Phase.FIRING:
+                        push(job)
             elif state is _DONE:
-                self._commits.finished(job.partition, job)
+                self.commits.finished(job.partition, job)
         self._rearm()
 
     # For operators and the watchdog
@@ -384,34 +391,24 @@ class Engine:
     @property
     def uncommitted(self) -> int:
         """Settled jobs that wait for a commit."""
-        return self._commits.uncommitted
+        return self.commits.uncommitted
 
     @property
     def attempts(self) -> int:
         """Commits that etcd answered, or that ran out of time."""
-        return self._commits.attempts
+        return self.commits.attempts
 
     @property
     def movable_s(self) -> float:
         """How long the oldest due occurrence has been able to leave, and has not; 0 where firing is not allowed."""
-        if self._commits.full or not self._lease().may_act(self._clock.boottime_s()):
+        if self.commits.full or not self._lease().may_act(self._clock.boottime_s()):
             return 0.0
         return self._behind_s(movable=True)
 
     def _behind_s(self, *, movable: bool) -> float:
-        due = (self._timers.next_due_ns(), self.hub.oldest_waiting_ns(movable=movable))
+        due = (self.timers.next_due_ns(), self.hub.oldest_waiting_ns(movable=movable))
         oldest_ns = min((ns for ns in due if ns is not None), default=None)
         return 0.0 if oldest_ns is None else max(0.0, (self._clock.wall_ns() - oldest_ns) * 1e-9)
-
-    @property
-    def commits(self) -> Commits:
-        """The commit queue."""
-        return self._commits
-
-    @property
-    def timers(self) -> TimerQueue:
-        """The timer queue."""
-        return self._timers
 
     def job_count(self) -> int:
         """Jobs in memory."""

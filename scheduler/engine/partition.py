@@ -1,11 +1,15 @@
 """One owned partition: its jobs, its progress that is not committed yet, and how far its journal has grown."""
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from scheduler.core.lifecycle import Job
+from scheduler.core.lifecycle import Job, State
 from scheduler.etcd.api import WatchHandle
+
+# For so long it is fired by what is known of it while no watch tells what etcd holds (promise G8).
+_BLIND_MAX_S = 2.0
 
 
 class Phase(Enum):
@@ -22,6 +26,7 @@ class OwnedPartition:
 
     __slots__ = (
         "_news",
+        "blind",
         "committing",
         "drained",
         "epoch",
@@ -33,9 +38,11 @@ class OwnedPartition:
         "journal_entries",
         "number",
         "phase",
+        "reading",
         "seen",
         "sequence",
         "settled",
+        "suspended",
         "watch",
     )
 
@@ -58,6 +65,12 @@ class OwnedPartition:
         self.journal_batches = 0
         self.journal_entries = 0
         self.watch: WatchHandle | None = None
+        # A load is at it, and reads again where the watch is lost meanwhile: there is never a second one.
+        self.reading = True
+        # Runs while no watch tells of what is fired here, and suspends it.
+        self.blind: asyncio.TimerHandle | None = None
+        # LOADING once more: what is in flight goes on, nothing else is sent until it has been read.
+        self.suspended = False
         # All that etcd held of its jobs at this revision is known here.
         self.seen = 0
         # Whoever waits to know more; mostly nobody, and an event takes half a kilobyte.
@@ -81,6 +94,32 @@ class OwnedPartition:
             self.seen = revision
         if self._news is not None:
             self.look_again()
+
+    def unwatch(self) -> None:
+        """Nothing tells of it any more."""
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
+
+    def go_blind(self, disarm: Callable[[Job], None], hold: Callable[[list[Job]], None]) -> None:
+        """Its watch is lost: unless there is another in time, its timers are disarmed and its waiting jobs held."""
+        if self.blind is None:
+            self.blind = asyncio.get_running_loop().call_later(_BLIND_MAX_S, self._suspend, disarm, hold)
+
+    def see(self) -> None:
+        """It is watched, or no longer fired: it is not blind."""
+        if self.blind is not None:
+            self.blind.cancel()
+            self.blind = None
+
+    def _suspend(self, disarm: Callable[[Job], None], hold: Callable[[list[Job]], None]) -> None:
+        self.blind = None
+        if self.phase is Phase.FIRING:
+            self.phase, self.suspended = Phase.LOADING, True
+            for job in self.jobs.values():
+                if job.state is State.ARMED:
+                    disarm(job)
+            hold([job for job in self.jobs.values() if job.state is State.WAITING])
 
     def look_again(self) -> None:
         """What `know` waits for may have come: more is known, or nothing is fired any more."""

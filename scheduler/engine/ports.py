@@ -24,6 +24,9 @@ class Hub(Protocol):
     def withdraw(self, job: Job) -> None:
         """A job that waited for a stream is GONE."""
 
+    def hold(self, jobs: list[Job]) -> None:
+        """These jobs, which waited for a stream, are ARMED again and wait no longer: they will be offered anew."""
+
     def resume(self) -> None:
         """Firing is allowed again."""
 

@@ -55,8 +55,8 @@ class EmbeddedEtcd:
         """`client_port` 0: any free one; `arguments` are etcd's own flags, and outdo ours. The data directory is made if it is not there, and never emptied."""
         self._binary = binary
         self._data_dir = data_dir
-        self._client_port = client_port or free_port()
-        self._peer_port = free_port()
+        self._given_port = client_port
+        self._client_port, self._peer_port = client_port or free_port(), free_port()
         self._max_txn_ops = max_txn_ops
         self._max_request_bytes = max_request_bytes
         self._arguments = arguments
@@ -81,7 +81,7 @@ class EmbeddedEtcd:
 
     @property
     def endpoint(self) -> str:
-        """Where clients find it."""
+        """Where clients find it, once it has been started."""
         return f"http://127.0.0.1:{self._client_port}"
 
     @property
@@ -97,6 +97,8 @@ class EmbeddedEtcd:
             if stop is None:
                 raise RuntimeError(f"etcd did not start: {problem}")
             _log.error("etcd_not_started", endpoint=self.endpoint, problem=problem, next_try_s=pause_s)
+            # Of our own choice they may be somebody else's by now.
+            self._client_port, self._peer_port = self._given_port or free_port(), free_port()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await stop.wait()

@@ -36,6 +36,7 @@ class Partition:
     epoch = 1
     in_flight = 0
     firing_ns = 0
+    suspended = False
 
 
 class Bench:
@@ -371,3 +372,25 @@ def test_the_time_of_streams_whose_readers_do_not_keep_up_is_counted_once(bench:
     assert bench.statistics.stream_blocked_s == 3.0
     bench.hub.detach(stream)
     assert bench.hub.stream_blocked_s() == 3.0
+
+
+def test_nothing_of_a_suspended_partition_is_sent_until_it_is_offered_again(bench: Bench) -> None:
+    stream = bench.attach()
+    in_flight = bench.offer("in flight")
+    bench.hub.detach(stream)
+    waiting = bench.offer("waiting")
+    stream = bench.attach()
+    assert bench.sent(stream) == ["in flight", "waiting"]
+    bench.partition.suspended = True
+    bench.hub.detach(stream)
+    held = bench.job("held")
+    held.state = State.WAITING
+    held.target.waiting.append(held)
+    bench.hub.hold([held])
+    assert {job.state for job in (in_flight, waiting, held)} == {State.ARMED}
+    stream = bench.attach()
+    assert bench.sent(stream) == []
+    bench.partition.suspended = False
+    for job in (in_flight, waiting, held):
+        bench.hub.offer(job, 2)
+    assert bench.sent(stream) == ["in flight", "waiting", "held"]

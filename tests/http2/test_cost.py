@@ -91,6 +91,7 @@ class Partition:
     epoch = 1
     in_flight = 0
     firing_ns = 0
+    suspended = False
 
 
 async def test_a_trigger() -> None:

@@ -295,7 +295,7 @@ def measure_idle() -> dict[str, float]:
         with_jobs = tracemalloc.get_traced_memory()[0]
         for partition in list(replica.engine.partitions):
             await replica.engine.release(partition)
-        replica.engine._timers = type(replica.engine._timers)(_START_NS)
+        replica.engine.timers = type(replica.engine.timers)(_START_NS)
         gc.collect()
         taken["bytes"] = with_jobs - tracemalloc.get_traced_memory()[0]
 

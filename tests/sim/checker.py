@@ -43,7 +43,7 @@ class Version:
         self.ended_by = ""
         self.progress = NOTHING  # what etcd holds, as a reader would merge it
         self.history: list[tuple[float, tuple[bool, int, int]]] = []
-        self.fires: dict[tuple[int, int], Fire] = {}
+        self.fires: dict[tuple[int, int], dict[int, Fire]] = {}  # by (occurrence, attempt), then by the owner's epoch
         self.succeeded: set[int] = set()  # occurrences that a sidecar has acknowledged
         self.failed: dict[int, set[int]] = {}  # attempts that a sidecar has reported as failed
         self.first_ns = record.first.seconds * NS + record.first.nanos if record.HasField("first") else None
@@ -317,24 +317,33 @@ class Checker:
             self.fail("stale_fire", text, version)
 
     def _repeat(self, host: Any, version: Version, at: tuple[int, int], epoch: int, stream: Any) -> None:
-        before = version.fires.get(at)
-        version.fires[at] = Fire(self.now(), host, epoch, stream)
-        if before is not None:
+        fires = version.fires.setdefault(at, {})
+        if fires:
             self.counts["repeated"] += 1
-            if before.epoch == epoch and not before.stream.ended:
-                self.fail("unexplained_dup", f"{at} is fired again under the same claim: {version!r}", version)
-            ended_s, reason = self.ended.get((version.partition, before.epoch), (float("inf"), ""))
-            by_stream, most = ("stream", before.stream), before.host.settings.in_flight_per_stream
-            charged = self.charged.get(by_stream, set())
-            # Where both were lost it may have been answered on the stream, and have wanted a commit only.
-            room = len(charged) < most and version.generation not in charged
-            if before.epoch == epoch or (before.stream.ended_s < ended_s and room):
-                self._charge(by_stream, version, most)
-            else:
-                # (Leases that etcd loses under an owner that trusts them: each partition that is fenced makes room for another's jobs.)
-                self._charge(("owner", before.host.incarnation, ended_s, reason), version, _window(before.host))
+            self._explain(fires.get(epoch) or fires[max(fires)], host, version, at, epoch)
+        fires[epoch] = Fire(self.now(), host, epoch, stream)
         if len(stream.hub_stream.in_flight) > host.settings.in_flight_per_stream:
             self.fail("window", f"{host.name} has more in flight on a stream than it may", version)
+
+    def _explain(self, before: Fire, host: Any, version: Version, at: tuple[int, int], epoch: int) -> None:
+        """A repeat is charged to what has made it necessary: a stream that ended, or a claim."""
+        by_stream, most = ("stream", before.stream), before.host.settings.in_flight_per_stream
+        if before.epoch == epoch:
+            if not before.stream.ended:
+                self.fail("unexplained_dup", f"{at} is fired again under the same claim: {version!r}", version)
+            self._charge(by_stream, version, most)
+            return
+        # An owner that does not know yet that its claim was lost repeats what the new owner has fired: the disturbance is its own loss.
+        late = (version.partition, epoch) in self.ended
+        whose, of = (host, epoch) if late else (before.host, before.epoch)
+        ended_s, reason = self.ended.get((version.partition, of), (float("inf"), ""))
+        charged = self.charged.get(by_stream, set())
+        # Where both were lost it may have been answered on the stream, and have wanted a commit only.
+        if before.stream.ended_s < ended_s and len(charged) < most and version.generation not in charged:
+            self._charge(by_stream, version, most)
+        else:
+            # (Leases that etcd loses under an owner that trusts them: each partition that is fenced makes room for another's jobs.)
+            self._charge(("owner", whose.incarnation, ended_s, reason), version, _window(whose))
 
     def _charge(self, disturbance: tuple[Any, ...], version: Version, most: int) -> None:
         """One disturbance costs one fire more of a job, and of as many jobs as may be in flight and uncommitted (promises G4, G5)."""

@@ -128,7 +128,7 @@ def fires_outside_the_check() -> list[Patch]:
             self._wake.cancel()
             self._wake = None
         if self.may_fire():
-            due = self._timers.pop_due(self._clock.wall_ns(), FIRE_SLICE)
+            due = self.timers.pop_due(self._clock.wall_ns(), FIRE_SLICE)
             for job in due:
                 asyncio.get_running_loop().call_later(0.002, later, self, job)
             self._rearm()
@@ -208,7 +208,7 @@ def armed_before_the_commit() -> list[Patch]:
         settle(self, job, succeeded)
         if job.state is State.SETTLED and job.partition.phase is Phase.FIRING:
             job.state = State.ARMED
-            self._timers.push(job)
+            self.timers.push(job)
             self._rearm()
 
     return [(Engine, "settle", hasty)]

@@ -1,10 +1,12 @@
 """Real processes for tests: etcd servers, replicas and sidecars on free loopback ports, ended by whoever started them."""
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,23 +16,36 @@ from scheduler.etcd.binary import find_etcd
 ROOT = Path(__file__).resolve().parents[2]
 
 
+# Below the ports that kernels give to outgoing connections and to listeners without a wish.
+_PORTS = range(20_000, 30_000)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free loopback port that no other caller, in whatever process, has been given lately."""
+    return free_ports(1)
 
 
 def free_ports(count: int) -> int:
-    """The first of so many neighbouring ports that are free."""
-    while True:
-        first = free_port()
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
+    """The first of so many neighbouring ports: see `free_port`."""
+    with (Path(tempfile.gettempdir()) / f"scheduler-tests-ports-{os.getuid()}").open("a+") as last:
+        fcntl.flock(last, fcntl.LOCK_EX)
+        last.seek(0)
+        first = int(last.read() or _PORTS.start)
+        while not _free(range(first, first + count)):
+            first = first + 1 if first + 1 + count < _PORTS.stop else _PORTS.start
+        last.truncate(0)
+        last.write(str(first + count if first + 2 * count < _PORTS.stop else _PORTS.start))
         return first
+
+
+def _free(ports: range) -> bool:
+    try:
+        for port in ports:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
@@ -173,7 +188,7 @@ class Replica(Child):
         except (URLError, OSError):
             return False
 
-    def wait_healthy(self, timeout_s: float = 20.0) -> "Replica":
+    def wait_healthy(self, timeout_s: float = 60.0) -> "Replica":
         try:
             wait_until(self.healthy, timeout_s=timeout_s, what=f"{self.name} is ready")
         except AssertionError as error:
