@@ -1,8 +1,8 @@
 """`scheduler serve --processes N`: several replicas on one host, each a process and a member of its own, since one process uses one core.
 
 WatchHosts lists members by their addresses, and a sidecar must reach every one of them: so each replica has a port of its own, not a share of one. The
-supervisor here serves no job itself: it starts the replicas, starts again what has ended, hands SIGTERM on, and answers for all of them on one port of
-health and one of metrics. An embedded etcd is the supervisor's child, and outlives any replica.
+supervisor here serves no job itself: it starts the replicas, starts again what has ended, hands SIGTERM and SIGHUP on, and answers for all of them on one
+port of health and one of metrics. An embedded etcd is the supervisor's child, and outlives any replica.
 """
 
 import asyncio
@@ -47,6 +47,13 @@ def settings_of(settings: ServeSettings, index: int) -> ServeSettings:
     )
 
 
+def _before_exec() -> None:
+    """Runs in the child."""
+    die_with_parent()
+    # A SIGHUP that is handed on before the replica follows its file of settings, or where it has none, must not end it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 class _Child:
     """One replica's process; a new one after each end."""
 
@@ -71,7 +78,7 @@ class _Child:
         flags += [f"--healthz-port={self.health_port}", "--healthz-listen-address=127.0.0.1"]
         flags += [f"--metrics-port={self.metrics_port}", "--metrics-listen-address=127.0.0.1"]
         process = self._process = await asyncio.create_subprocess_exec(
-            *self._command, *flags, stdin=asyncio.subprocess.DEVNULL, preexec_fn=die_with_parent,
+            *self._command, *flags, stdin=asyncio.subprocess.DEVNULL, preexec_fn=_before_exec,
             # A Ctrl-C reaches the supervisor alone, which hands it on.
             start_new_session=True,
         )  # fmt: skip
@@ -87,6 +94,12 @@ class _Child:
         finally:
             stopped.cancel()
             self.problem = "not running"
+
+    def reload(self) -> None:
+        """Have it read its file of settings again."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -138,6 +151,8 @@ class Processes:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        # Where there is a file of settings, what follows it takes this signal over, and calls `reload`.
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         ready = {f"process {index}": self._problem_of(index) for index in range(settings.processes)}
         try:
             # Alive as long as it answers: a replica that is stuck ends itself, and is started again here.
@@ -162,6 +177,11 @@ class Processes:
             if self._embedded is not None:
                 await self._embedded.stop()
         return max((code if code >= 0 else 1 for code in self._codes), default=0)
+
+    def reload(self) -> None:
+        """Have every replica read its file of settings again."""
+        for child in self._children:
+            child.reload()
 
     async def _start_etcd(self) -> list[str]:
         """The embedded etcd, if that is what there is; what tells the replicas of it."""

@@ -33,7 +33,8 @@ def serve(ctx: click.Context, /, **values: Any) -> None:
 
         # Each replica gets the flags and the environment that we got; the last one of a flag counts.
         command = [sys.executable, "-m", "scheduler", *sys.argv[1:], "--processes=1"]
-        run(following(ctx, settings, Processes(settings, command).run(), make=make, note=lambda _: None))
+        processes = Processes(settings, command)
+        run(following(ctx, settings, processes.run(), make=make, note=lambda _: processes.reload()))
         return
     from scheduler import app
     from scheduler.aio.clock import SystemClock

@@ -110,6 +110,38 @@ def test_sigterm_before_they_have_started_is_no_failure(etcd: EtcdServer, tmp_pa
     host.close()
 
 
+def test_sighup_before_they_have_started_ends_nobody(etcd: EtcdServer, tmp_path: Path) -> None:
+    host = serve(tmp_path / "host", etcd.endpoint)
+    try:
+        wait_until(lambda: len(pids(host)) == 2, timeout_s=20, what="both processes are there")
+        host.process.send_signal(signal.SIGHUP)
+        running = pids(host)
+        host.wait_healthy()
+        host.process.send_signal(signal.SIGHUP)
+        assert host.terminate() == 0
+        assert pids(host) == running and host.log.read_text().count("stopped id=host-") == 2
+    finally:
+        host.close()
+
+
+def test_sighup_reaches_every_replica(etcd: EtcdServer, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.yaml"
+    file.write_text("log-level: info\n")
+    host = serve(tmp_path / "host", etcd.endpoint, f"--config-file={file}")
+    try:
+        running = pids(host.wait_healthy())
+        # The file is as it was: nobody would read it again unasked.
+        host.process.send_signal(signal.SIGHUP)
+        wait_until(
+            lambda: host.log.read_text().count("settings_reloaded") == 3,
+            timeout_s=10,
+            what="the supervisor and both replicas have read it",
+        )
+        assert host.terminate() == 0 and pids(host) == running
+    finally:
+        host.close()
+
+
 def test_none_outlives_a_supervisor_that_is_killed(host: Replica) -> None:
     running = pids(host)
     host.kill()
