@@ -29,6 +29,9 @@ class EngineStatistics:
         "given_up",
         "load_seconds",
         "loop_lag_seconds",
+        "payload_load_failures",
+        "payload_loads",
+        "payloads_awaited",
         "release_seconds",
         "resyncs",
         "succeeded",
@@ -44,6 +47,7 @@ class EngineStatistics:
         self.load_seconds, self.release_seconds = Histogram(DURATION_BOUNDS_S), Histogram(DURATION_BOUNDS_S)
         self.loop_lag_seconds = Histogram(DURATION_BOUNDS_S)
         self.blocked = self.checkpoints = self.commits = self.commit_retries = self.corrupt_records = 0
+        self.payload_load_failures = self.payload_loads = self.payloads_awaited = 0
         self.fenced_writes = self.finished = self.given_up = self.resyncs = self.taken_over_due = 0
 
     def result(self, is_actor: bool, succeeded: bool, seconds: float) -> None:  # noqa: FBT001 - hot path

@@ -23,6 +23,7 @@ from scheduler.core.shares import Shares
 from scheduler.delivery.hub import Hub
 from scheduler.delivery.routes import Stream
 from scheduler.engine.engine import Engine
+from scheduler.engine.payloads import Payloads
 from scheduler.engine.watchdog import Watchdog
 from scheduler.etcd.client import Client
 from scheduler.exposition import StatisticsCollector, capped
@@ -95,9 +96,14 @@ class Replica:
             max_txn_ops=settings.etcd_max_txn_ops,
             max_request_bytes=settings.etcd_max_request_bytes,
         )
+        reader = PartitionReader(etcd=etcd, keys=keys, max_txn_ops=settings.etcd_max_txn_ops)
+        self.payloads = Payloads(
+            reader=reader, statistics=self.engine_statistics, kept_bytes=settings.payload_in_memory_bytes
+        )
         self.engine = Engine(
             replica=settings.id,
-            reader=PartitionReader(etcd=etcd, keys=keys, max_txn_ops=settings.etcd_max_txn_ops),
+            reader=reader,
+            payloads=self.payloads,
             log=ProgressLog(etcd=etcd, keys=keys, max_txn_ops=settings.etcd_max_txn_ops),
             lease=lambda: self.cluster.tenure,
             clock=clock,
@@ -246,6 +252,8 @@ class Replica:
                         "waiting": lambda: sum(count for _, count in hub.waiting()),
                         "streams": lambda: hub.stream_count,
                         "jobs": engine.job_count,
+                        "resting": lambda: self.payloads.resting,
+                        "resting_bytes": lambda: self.payloads.resting_bytes,
                         "owned": lambda: len(engine.partitions),
                         "partitions": lambda: self.settings.partitions,
                         "tasks": lambda: len(asyncio.all_tasks()),

@@ -53,6 +53,10 @@ class ServeSettings:
         flag="ack-timeout",
     )
     commit_window: int = setting(16_384, "Results that may wait for etcd before firing stops.")
+    payload_in_memory_bytes: int = setting(
+        4_096,
+        "Payloads larger than this, of jobs due in more than a minute or two, are not kept in memory but read from etcd again ahead of time.",
+    )
     drain_timeout_s: float = setting(8.0, "Seconds for handing partitions over at SIGTERM.", flag="drain-timeout")
     mode: str = setting(
         "standalone",
@@ -113,6 +117,8 @@ class ServeSettings:
             raise ConfigError(f"--partitions is {self.partitions}, allowed are 1 to 65536")
         if self.etcd_max_txn_ops < 2 or self.etcd_max_request_bytes < 65_536:
             raise ConfigError("--etcd-max-txn-ops must be at least 2, --etcd-max-request-bytes at least 65536")
+        if self.payload_in_memory_bytes < 0:
+            raise ConfigError(f"--payload-in-memory-bytes is {self.payload_in_memory_bytes}; 0 keeps none, less is nothing")
         if self.max_connections < 1 or (self.max_message_bytes is not None and self.max_message_bytes < 1_024):
             raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
         if self.ack_timeout_s != 0 and not 0.1 <= self.ack_timeout_s < float("inf"):

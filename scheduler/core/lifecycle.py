@@ -95,7 +95,8 @@ class Job:
         self.key = key
         self.generation = generation
         self.revision = revision
-        self.trigger = trigger
+        # Its bytes; None while they rest in etcd.
+        self.trigger: Any = trigger
         self.schedule = schedule
         self.repeats = repeats
         self.expires_ns = expires_ns

@@ -5,13 +5,14 @@ storm does not keep the others waiting.
 
 Instants are rounded up to a grain, so that jobs due close together share one wake-up and one heap entry: a little late, never early. Later jobs
 stand in buckets of coarser levels, a pointer each; a coarse bucket is spread over the finer level, in slices, a whole period ahead of its time.
+A large payload may rest while its job stands there: whoever keeps payloads hears of it, and hears again when it is needed soon.
 Cancelling marks; marked entries fall out when they come up, or once they are half of their bucket.
 """
 
 from collections import deque
 from heapq import heappop, heappush
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from scheduler.core.lifecycle import Job
 
@@ -24,6 +25,31 @@ _SPREAD_SLICE = 1_024
 # Jobs that are sorted by target in one go: a few milliseconds.
 _SORT_SLICE = 16_384
 _NOBODY = object()
+
+
+class Payloads(Protocol):
+    """Whoever keeps what triggers carry."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Triggers of more bytes need not be in memory while their jobs stand in coarse buckets."""
+
+    def rest(self, job: Job) -> None:
+        """The job was queued in a coarse bucket, with such a trigger."""
+
+    def want(self, job: Job) -> None:
+        """The job was queued in its grain, at least a coarse bucket's width ahead unless it comes anew, and its trigger is None."""
+
+
+class _Kept:
+    """All stay in memory."""
+
+    kept_bytes = _NEVER
+
+    def rest(self, job: Job) -> None:
+        pass
+
+    want = rest
 
 
 class _Bucket(list[Job]):
@@ -62,10 +88,11 @@ class _Level:
 class TimerQueue:
     """Jobs by due time. A job is in the queue exactly while its `timer` is not None; the queue alone writes that field: the bucket it stands in."""
 
-    __slots__ = ("_advance_at", "_levels", "_live", "_ready", "_ready_ns", "_unsorted")
+    __slots__ = ("_advance_at", "_levels", "_live", "_payloads", "_ready", "_ready_ns", "_unsorted")
 
-    def __init__(self, now_ns: int = 0) -> None:
+    def __init__(self, now_ns: int = 0, payloads: Payloads = _Kept()) -> None:
         """Jobs of the time around `now_ns` go to their grains at once."""
+        self._payloads = payloads
         self._levels = tuple(_Level(bits) for bits in _LEVEL_BITS)
         # The grain at which some horizon must move on.
         self._advance_at = 0
@@ -86,10 +113,15 @@ class TimerQueue:
             self.cancel(job)
         self._live += 1
         grain = -(-job.fire_ns // GRAIN_NS)
-        for level in self._levels:
-            if grain < level.horizon:
-                level.add(grain, job)
-                return
+        finest, coarse, last = self._levels
+        if grain < finest.horizon:
+            finest.add(grain, job)
+            if job.trigger is None:
+                self._payloads.want(job)
+        else:
+            (coarse if grain < coarse.horizon else last).add(grain, job)
+            if job.trigger is not None and len(job.trigger) > self._payloads.kept_bytes:
+                self._payloads.rest(job)
 
     def cancel(self, job: Job) -> None:
         """Take the job out, wherever it is; no harm if it is not in."""

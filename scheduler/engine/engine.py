@@ -16,6 +16,7 @@ from scheduler.core.timers import TimerQueue
 from scheduler.engine.catch_up import catch_up
 from scheduler.engine.commits import Commits
 from scheduler.engine.partition import OwnedPartition, Phase
+from scheduler.engine.payloads import Payloads
 from scheduler.engine.ports import Hub, Lease
 from scheduler.etcd.api import Event, KeyValue
 from scheduler.etcd.errors import EtcdError, EtcdUnavailable
@@ -54,6 +55,7 @@ class Engine:
         replica: str,
         reader: PartitionReader,
         log: ProgressLog,
+        payloads: Payloads,
         lease: Callable[[], Lease],
         clock: Clock,
         statistics: EngineStatistics,
@@ -73,7 +75,8 @@ class Engine:
         self._statistics = statistics
         self._hand_over_wait_s = hand_over_wait_s
         self._kept = kept
-        self.timers = TimerQueue(clock.wall_ns())
+        self._payloads = payloads
+        self.timers = TimerQueue(clock.wall_ns(), payloads)
         self.partitions: dict[int, OwnedPartition] = {}
         self.hub = hub(self.settle, self.may_fire)
         self.commits = Commits(
@@ -93,6 +96,7 @@ class Engine:
             self._tasks = tasks
             tasks.create_task(self.commits.run(), name="engine commits")
             tasks.create_task(self.commits.run_deletions(), name="engine deletions of finished jobs")
+            tasks.create_task(self._payloads.run(self._arm_held), name="engine payloads")
             await asyncio.get_running_loop().create_future()
 
     # The cluster's calls
@@ -170,6 +174,8 @@ class Engine:
             self.hub.withdraw(job)
         elif job.timer is not None:
             self.timers.cancel(job)
+        if job.trigger is None:
+            self._payloads.forget(job)
 
     # Jobs come in
 
@@ -344,7 +350,16 @@ class Engine:
             due = self.timers.pop_due(now_ns, FIRE_SLICE)
             offer = self.hub.offer
             for job in due:
-                offer(job, now_ns)
+                if job.trigger is None:
+                    self._payloads.hold(job)
+                else:
+                    offer(job, now_ns)
+            self._rearm()
+
+    def _arm_held(self, job: Job) -> None:
+        """The payload of a job that is due has come. (One of a partition that is not fired is armed with it.)"""
+        if job.partition.phase is Phase.FIRING:
+            self.timers.push(job)
             self._rearm()
 
     def settle(self, job: Job, succeeded: bool) -> None:  # noqa: FBT001 - the hub's own two answers
@@ -384,21 +399,6 @@ class Engine:
         return self._behind_s(movable=False)
 
     @property
-    def fired(self) -> int:
-        """Occurrences that have left."""
-        return self.hub.sent
-
-    @property
-    def uncommitted(self) -> int:
-        """Settled jobs that wait for a commit."""
-        return self.commits.uncommitted
-
-    @property
-    def attempts(self) -> int:
-        """Commits that etcd answered, or that ran out of time."""
-        return self.commits.attempts
-
-    @property
     def movable_s(self) -> float:
         """How long the oldest due occurrence has been able to leave, and has not; 0 where firing is not allowed."""
         if self.commits.full or not self._lease().may_act(self._clock.boottime_s()):
@@ -406,7 +406,8 @@ class Engine:
         return self._behind_s(movable=True)
 
     def _behind_s(self, *, movable: bool) -> float:
-        due = (self.timers.next_due_ns(), self.hub.oldest_waiting_ns(movable=movable))
+        held_ns = None if movable else self._payloads.oldest_held_ns()
+        due = (self.timers.next_due_ns(), self.hub.oldest_waiting_ns(movable=movable), held_ns)
         oldest_ns = min((ns for ns in due if ns is not None), default=None)
         return 0.0 if oldest_ns is None else max(0.0, (self._clock.wall_ns() - oldest_ns) * 1e-9)
 

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from scheduler.core.errors import SchedulerError
+from scheduler.engine.commits import Commits
+from scheduler.engine.ports import Hub
 from scheduler.logs import get_logger
 from scheduler.metrics import EngineStatistics
 
@@ -28,23 +30,19 @@ class EngineStuck(SchedulerError):
 
 
 class Watched(Protocol):
-    """What the engine shows of its progress. Counters only ever grow."""
+    """What the engine shows of its progress."""
 
     @property
     def movable_s(self) -> float:
         """How long the oldest due occurrence has been able to leave, and has not; 0 where firing is not allowed."""
 
     @property
-    def fired(self) -> int:
-        """Occurrences that have left."""
+    def hub(self) -> Hub:
+        """Where occurrences leave."""
 
     @property
-    def uncommitted(self) -> int:
-        """Settled jobs that wait for a commit."""
-
-    @property
-    def attempts(self) -> int:
-        """Commits that etcd answered, or that ran out of time."""
+    def commits(self) -> Commits:
+        """Where settled jobs wait."""
 
 
 class Watchdog:
@@ -77,7 +75,7 @@ class Watchdog:
     def _reason(self) -> str:
         if self._firing_stuck_s >= self._committing_stuck_s:
             return f"nothing that is due has left for {self._firing_stuck_s:.0f} s"
-        return f"no commit was tried for {self._committing_stuck_s:.0f} s, and {self._engine.uncommitted} results wait"
+        return f"no commit was tried for {self._committing_stuck_s:.0f} s, and {self._engine.commits.uncommitted} results wait"
 
     async def run(self) -> None:
         """Watch until cancelled. Raises EngineStuck after a minute without progress."""
@@ -104,8 +102,8 @@ class Watchdog:
                 raise EngineStuck(self._given_up)
             return
         engine, fired, attempts = self._engine, self._fired, self._attempts
-        self._fired, self._attempts = engine.fired, engine.attempts
+        self._fired, self._attempts = engine.hub.sent, engine.commits.attempts
         idle = engine.movable_s < OVERDUE_S or self._fired != fired
         self._firing_stuck_s = 0.0 if idle else self._firing_stuck_s + elapsed_s
-        idle = not engine.uncommitted or self._attempts != attempts
+        idle = not engine.commits.uncommitted or self._attempts != attempts
         self._committing_stuck_s = 0.0 if idle else self._committing_stuck_s + elapsed_s

@@ -135,7 +135,7 @@ class Admin:
             streams=hub.stream_count,
             in_flight=hub.in_flight_count(),
             staged=sum(count for _, count in hub.waiting()),
-            uncommitted=engine.uncommitted,
+            uncommitted=engine.commits.uncommitted,
             oldest_due_s=engine.oldest_due_s(),
             next_due_unix_ns=engine.timers.next_due_ns() or 0,
         )

@@ -81,7 +81,7 @@ def job_of_record(key: bytes, value: bytes, revision: int, progress: dict[int, P
             policy=_policy_of(record.failure_policy),
             progress=progress.get(generation),
         )
-        if key.find(b"/actorreminder||") >= 0:
+        if b"/actorreminder||" in key:
             metadata = scheduler_pb2.WatchJobsResponse.FromString(record.trigger).metadata
             job.concurrency_key = metadata.concurrency_key if metadata.HasField("concurrency_key") else None
     except (DecodeError, SchedulerError, ValueError, OverflowError) as error:

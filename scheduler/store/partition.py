@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from scheduler.core.lifecycle import Progress
 from scheduler.etcd.api import Etcd, EventsCallback, KeyValue, LostCallback, Outcome, Put, Range, WatchHandle
 from scheduler.etcd.errors import EtcdUnavailable
-from scheduler.store.codec import CorruptRecord
+from scheduler.store.codec import CorruptRecord, decode_record
 from scheduler.store.keys import Keys, range_end
 from scheduler.store.ledger import merge_batch
 
@@ -79,6 +79,15 @@ class PartitionReader:
                         merged = 0
                         await asyncio.sleep(0)
         return snapshot
+
+    async def trigger(self, key: bytes, generation: int) -> bytes | None:
+        """The trigger of one job as etcd holds it now; None: this generation is gone, or not to be read. Raises EtcdError."""
+        found = await self._etcd.range(Range(key))
+        try:
+            record = decode_record(found.kvs[0].value) if found.kvs else None
+        except CorruptRecord:
+            return None
+        return record.trigger if record is not None and record.generation == generation else None
 
     def watch(
         self, partition: int, start_revision: int, on_events: EventsCallback, on_lost: LostCallback

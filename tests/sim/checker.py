@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scheduler._pb.dapr.proto.common.v1.common_pb2 import JobFailurePolicy
+from scheduler._pb.dapr.proto.scheduler.v1.scheduler_pb2 import WatchJobsResponse
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import Claim, JobRecord, LedgerBatch
 from scheduler.etcd.api import Event
 
@@ -370,6 +371,13 @@ class Checker:
             owner.unsaved[job.generation] = (index + 1, 0) if succeeded or given_up else (index, attempts + 1)
 
     # What sidecars see
+
+    def received(self, trigger: WatchJobsResponse) -> None:
+        """A trigger has come: it carries what its job was accepted with."""
+        version = self.versions[trigger.occurrence.generation]
+        stored = WatchJobsResponse.FromString(version.record.trigger)
+        if (trigger.name, trigger.data, trigger.metadata) != (stored.name, stored.data, stored.metadata):
+            self.fail("wrong_payload", f"{trigger.data.value!r} is delivered for {version!r}", version)
 
     def answered(self, generation: int, index: int, attempt: int, succeeded: bool) -> None:
         """A sidecar's app has answered a trigger."""

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+from google.protobuf.any_pb2 import Any as Payload
 from google.protobuf.duration_pb2 import Duration
 
 from scheduler._pb.dapr.proto.common.v1.common_pb2 import JobFailurePolicy, JobFailurePolicyConstant
@@ -114,7 +115,8 @@ class Clients:
         target = app_target("default", name[0])
         metadata = pb.JobMetadata(app_id=name[0], namespace="default", target=pb.JobTargetMetadata(job=pb.TargetJob()))
         fields = random_job(rng, forever=False) if job is None else job
-        request = pb.ScheduleJobRequest(name=name[1], job=pb.Job(**fields), metadata=metadata, overwrite=overwrite)
+        data = Payload(value=str(self.calls).encode())  # no two writes have the same
+        request = pb.ScheduleJobRequest(name=name[1], job=pb.Job(**fields, data=data), metadata=metadata, overwrite=overwrite)
         key = storage_key(target, name[1])
         call = self._open("schedule", key, host)
 

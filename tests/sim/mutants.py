@@ -22,9 +22,11 @@ from scheduler.engine import engine as engine_module
 from scheduler.engine.commits import Commits
 from scheduler.engine.engine import FIRE_SLICE, Engine
 from scheduler.engine.partition import OwnedPartition, Phase
-from scheduler.etcd.api import Compare, CompareTarget, Delete, Outcome, Put
+from scheduler.engine.payloads import Payloads
+from scheduler.etcd.api import Compare, CompareTarget, Delete, Outcome, Put, Range
 from scheduler.etcd.errors import EtcdError
 from scheduler.store import jobs as store_jobs
+from scheduler.store.partition import PartitionReader
 from scheduler.store.progress import COMMIT_TIMEOUT_S, ProgressLog
 from tests.sim.checker import NS
 from tests.sim.replicas import WALL_START_S, Clock
@@ -130,7 +132,10 @@ def fires_outside_the_check() -> list[Patch]:
         if self.may_fire():
             due = self.timers.pop_due(self._clock.wall_ns(), FIRE_SLICE)
             for job in due:
-                asyncio.get_running_loop().call_later(0.002, later, self, job)
+                if job.trigger is None:
+                    self._payloads.hold(job)
+                else:
+                    asyncio.get_running_loop().call_later(0.002, later, self, job)
             self._rearm()
 
     def later(self: Engine, job: Job) -> None:
@@ -334,6 +339,54 @@ def hand_over_without_flush() -> list[Patch]:
 def queued_calls_wait_for_those_before() -> list[Patch]:
     """A write that waits behind groups without an answer has no age."""
     return [(store_jobs, name, 1e9) for name in ("QUEUED_MAX_S", "SENT_MAX_S", "ANSWER_MAX_S")]
+
+
+# Payloads that rest
+
+
+@mutant
+def payload_not_loaded_again() -> list[Patch]:
+    """What rests is never read again."""
+    return [(Payloads, "want", lambda _self, _job: None)]
+
+
+@mutant
+def payload_load_not_repeated() -> list[Patch]:
+    """A payload that etcd did not give at the first try is forgotten."""
+    trigger = PartitionReader.trigger
+
+    async def once(self: PartitionReader, key: bytes, generation: int) -> bytes | None:
+        try:
+            return await trigger(self, key, generation)
+        except EtcdError:
+            return None
+
+    return [(PartitionReader, "trigger", once)]
+
+
+@mutant
+def payload_of_whatever_generation() -> list[Patch]:
+    """A payload that is read again may be that of the job that has taken this one's place."""
+
+    async def of_any(self: PartitionReader, key: bytes, _generation: int) -> bytes | None:
+        found = await self._etcd.range(Range(key))
+        return JobRecord.FromString(found.kvs[0].value).trigger if found.kvs else None
+
+    return [(PartitionReader, "trigger", of_any)]
+
+
+@mutant
+def fired_once_the_payload_is_here() -> list[Patch]:
+    """A payload is read ahead of the due time, and its job leaves with it."""
+    came = Payloads._came
+    return [(Payloads, "_came", lambda self, job, trigger: came(self, job, trigger) or trigger is not None)]
+
+
+@mutant
+def held_job_forgotten() -> list[Patch]:
+    """A job that is due before its payload is here is not looked at again when it has come."""
+    came = Payloads._came
+    return [(Payloads, "_came", lambda self, job, trigger: came(self, job, trigger) and False)]
 
 
 # Reading

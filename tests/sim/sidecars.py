@@ -133,6 +133,7 @@ class Sidecar:
         self.checker.log(
             "received", self.app, trigger.name, occurrence.generation, occurrence.index, occurrence.attempt
         )
+        self.checker.received(trigger)
         rng = self.rng
         if rng.random() < self.forgetful:
             return

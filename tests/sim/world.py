@@ -12,6 +12,7 @@ from unittest import mock
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import Member
 from scheduler.config import ServeSettings
+from scheduler.core import timers
 from scheduler.engine import commits
 from scheduler.engine.partition import Phase
 from scheduler.store import partition
@@ -36,12 +37,13 @@ KEEPALIVE_GAP_S = 2.5
 
 @contextmanager
 def small_house() -> Iterator[None]:
-    """Sizes as they are for millions of jobs would never be reached here: pages, journals and checkpoints shrink."""
+    """Sizes as they are for millions of jobs would never be reached here: pages, journals, checkpoints and the timers' coarse buckets shrink."""
     with (
         mock.patch.object(commits, "_FOLD_BATCHES", 12),
         mock.patch.object(commits, "_FOLD_ENTRIES", 24),
         mock.patch.object(commits, "CHECKPOINT_PART_BYTES", 2 * commits.ENTRY_BYTES),
         mock.patch.object(partition, "PAGE_SIZE", 3),
+        mock.patch.object(timers, "_LEVEL_BITS", (0, 8, 12)),
     ):
         yield
 
@@ -61,6 +63,7 @@ class World:
         self.server.lease_ended = self._lease_ended
         rng = self.chance("settings")
         ops = self.model.max_txn_ops = rng.choice([9, 16, 128])
+        kept_bytes = self.chance("payloads").choice([0, 4_096])
         window, in_flight = rng.choice([4, 16, 16_384]), rng.choice([2, 64])
         self.hosts = [
             Host(
@@ -77,6 +80,7 @@ class World:
                     partitions=PARTITIONS,
                     lease_ttl_s=TTL_S,
                     commit_window=window,
+                    payload_in_memory_bytes=kept_bytes,
                     in_flight_per_stream=in_flight,
                 ),
             )
