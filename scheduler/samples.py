@@ -200,7 +200,9 @@ def scheduler_samples(
             "stream_blocked",
         ),
         gauge("scheduler_jobs", "Jobs of the owned partitions.", "jobs"),
-        gauge("scheduler_payloads_resting", "Jobs whose payloads are in etcd alone until they are due soon.", "resting"),
+        gauge(
+            "scheduler_payloads_resting", "Jobs whose payloads are in etcd alone until they are due soon.", "resting"
+        ),
         gauge("scheduler_payloads_resting_bytes", "What these payloads would take.", "resting_bytes"),
         counter("scheduler_payload_loads", "Payloads loaded again.", lambda: engine.payload_loads),
         counter(

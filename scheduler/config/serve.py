@@ -115,12 +115,6 @@ class ServeSettings:
             raise ConfigError("must specify --etcd-client-endpoints when not using embedded etcd")
         if not 1 <= self.partitions <= 65_536:
             raise ConfigError(f"--partitions is {self.partitions}, allowed are 1 to 65536")
-        if self.etcd_max_txn_ops < 2 or self.etcd_max_request_bytes < 65_536:
-            raise ConfigError("--etcd-max-txn-ops must be at least 2, --etcd-max-request-bytes at least 65536")
-        if self.payload_in_memory_bytes < 0:
-            raise ConfigError(f"--payload-in-memory-bytes is {self.payload_in_memory_bytes}; 0 keeps none, less is nothing")
-        if self.max_connections < 1 or (self.max_message_bytes is not None and self.max_message_bytes < 1_024):
-            raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
         if self.ack_timeout_s != 0 and not 0.1 <= self.ack_timeout_s < float("inf"):
             raise ConfigError(f"--ack-timeout is {self.ack_timeout_s} s; 0 is none, else at least 0.1")
         if self.tracing not in {"off", "link", "parent", "none"}:
@@ -131,8 +125,19 @@ class ServeSettings:
             raise ConfigError(f"--lease-ttl is {self.lease_ttl_s} s, allowed are 2 to 300")
         if not self.id or "/" in self.id:
             raise ConfigError(f"--id is {self.id!r}; it must not be empty nor contain '/'")
+        self._check_sizes()
         self._check_processes()
         self._check_identity()
+
+    def _check_sizes(self) -> None:
+        if self.etcd_max_txn_ops < 2 or self.etcd_max_request_bytes < 65_536:
+            raise ConfigError("--etcd-max-txn-ops must be at least 2, --etcd-max-request-bytes at least 65536")
+        if self.payload_in_memory_bytes < 0:
+            raise ConfigError(
+                f"--payload-in-memory-bytes is {self.payload_in_memory_bytes}; 0 keeps none, less is nothing"
+            )
+        if self.max_connections < 1 or (self.max_message_bytes is not None and self.max_message_bytes < 1_024):
+            raise ConfigError("--max-connections must be at least 1, --max-message-bytes at least 1024")
 
     def _check_processes(self) -> None:
         if not 1 <= self.processes <= 64:

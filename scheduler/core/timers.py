@@ -52,6 +52,9 @@ class _Kept:
     want = rest
 
 
+_KEPT = _Kept()
+
+
 class _Bucket(list[Job]):
     """Jobs of one grain or coarse period; `gone` of its entries are cancelled. Once a grain has come, its first job is the last of the list."""
 
@@ -90,7 +93,7 @@ class TimerQueue:
 
     __slots__ = ("_advance_at", "_levels", "_live", "_payloads", "_ready", "_ready_ns", "_unsorted")
 
-    def __init__(self, now_ns: int = 0, payloads: Payloads = _Kept()) -> None:
+    def __init__(self, now_ns: int = 0, payloads: Payloads = _KEPT) -> None:
         """Jobs of the time around `now_ns` go to their grains at once."""
         self._payloads = payloads
         self._levels = tuple(_Level(bits) for bits in _LEVEL_BITS)

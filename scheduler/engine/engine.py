@@ -357,7 +357,7 @@ class Engine:
             self._rearm()
 
     def _arm_held(self, job: Job) -> None:
-        """The payload of a job that is due has come. (One of a partition that is not fired is armed with it.)"""
+        """The payload of a job that is due has come; one of a partition that is not fired is armed with that."""
         if job.partition.phase is Phase.FIRING:
             self.timers.push(job)
             self._rearm()

@@ -137,7 +137,16 @@ OVERVIEW = [
         "ops",
         24,
     ),
-    Panel("Jobs", "timeseries", "Jobs of all partitions.", ((f"sum(scheduler_jobs{{{US}}})", "jobs"),), width=8),
+    Panel(
+        "Jobs",
+        "timeseries",
+        "Jobs of all partitions, and how many of them have payloads that are in etcd alone until they are due soon.",
+        (
+            (f"sum(scheduler_jobs{{{US}}})", "jobs"),
+            (f"sum(scheduler_payloads_resting{{{US}}})", "with a resting payload"),
+        ),
+        width=8,
+    ),
     Panel(
         "Alerts", "table", "What fires or is about to.", ((f'ALERTS{{alertname=~"Scheduler.*", {US}}}', ""),), width=8
     ),

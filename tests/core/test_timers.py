@@ -151,3 +151,53 @@ def test_it_does_what_a_sorted_list_does(seed: int, width_s: int) -> None:
             assert sorted(map(id, due)) == sorted(map(id, expected))
             waiting = [job for job in waiting if job not in expected]
         assert len(queue) == len(waiting)
+
+
+class Resting:
+    """Keeps nothing of 4 bytes or more, and notes who is wanted."""
+
+    kept_bytes = 3
+
+    def __init__(self) -> None:
+        self.wanted: list = []
+
+    def rest(self, job) -> None:
+        assert job.trigger is not None
+        job.trigger = None
+
+    def want(self, job) -> None:
+        assert job.trigger is None
+        self.wanted.append(job)
+
+
+def test_large_payloads_rest_in_coarse_buckets_and_are_wanted_ahead_of_time() -> None:
+    resting = Resting()
+    queue = TimerQueue(START_NS, resting)
+    jobs = {}
+    for after_s in (1, 40, 120, 3_600, 30 * 86_400):
+        for size in (3, 4):
+            jobs[after_s, size] = job = job_at(START_NS + after_s * S)
+            job.trigger = bytes(size)
+            queue.push(job)
+    assert [place for place, job in jobs.items() if job.trigger is None] == [(120, 4), (3_600, 4), (30 * 86_400, 4)]
+    assert not resting.wanted
+    for after_s in (120, 3_600, 30 * 86_400):
+        drain(queue, START_NS + (after_s - 100) * S)
+        assert jobs[after_s, 4] not in resting.wanted
+        drain(queue, START_NS + (after_s - 49) * S)
+        assert jobs[after_s, 4] in resting.wanted
+
+
+def test_a_job_whose_payload_rests_is_wanted_when_it_is_armed_anew_for_soon() -> None:
+    resting = Resting()
+    queue = TimerQueue(START_NS, resting)
+    job = job_at(START_NS + HOUR_NS)
+    job.trigger = bytes(100)
+    queue.push(job)
+    queue.cancel(job)
+    queue.push(job)
+    assert not resting.wanted
+    job.fire_ns = START_NS + S
+    queue.push(job)
+    assert resting.wanted == [job]
+    assert drain(queue, START_NS + 2 * S) == [job]

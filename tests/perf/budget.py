@@ -141,16 +141,21 @@ class Sidecar:
     @_not_counted()
     def triggers(self) -> list[int]:
         """The ids of the triggers that have come."""
+        return [trigger.id for trigger in self.received()]
+
+    @_not_counted()
+    def received(self) -> list[pb.WatchJobsResponse]:
+        """The triggers that have come."""
         frames_ = self.shell.transport.taken()
         body = self.rest + b"".join(
             chunk for kind, stream, chunk in frames_ if kind == frames.DATA and stream == self.stream
         )
-        ids = []
+        triggers = []
         while len(body) >= 5 and len(body) >= 5 + (size := int.from_bytes(body[1:5], "big")):
-            ids.append(pb.WatchJobsResponse.FromString(body[5 : 5 + size]).id)
+            triggers.append(pb.WatchJobsResponse.FromString(body[5 : 5 + size]))
             body = body[5 + size :]
         self.rest = body
-        return ids
+        return triggers
 
     @_not_counted()
     def answers(self, ids: list[int]) -> bytes:

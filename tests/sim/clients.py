@@ -116,7 +116,9 @@ class Clients:
         metadata = pb.JobMetadata(app_id=name[0], namespace="default", target=pb.JobTargetMetadata(job=pb.TargetJob()))
         fields = random_job(rng, forever=False) if job is None else job
         data = Payload(value=str(self.calls).encode())  # no two writes have the same
-        request = pb.ScheduleJobRequest(name=name[1], job=pb.Job(**fields, data=data), metadata=metadata, overwrite=overwrite)
+        request = pb.ScheduleJobRequest(
+            name=name[1], job=pb.Job(**fields, data=data), metadata=metadata, overwrite=overwrite
+        )
         key = storage_key(target, name[1])
         call = self._open("schedule", key, host)
 

@@ -23,7 +23,7 @@ from scheduler.engine.commits import Commits
 from scheduler.engine.engine import FIRE_SLICE, Engine
 from scheduler.engine.partition import OwnedPartition, Phase
 from scheduler.engine.payloads import Payloads
-from scheduler.etcd.api import Compare, CompareTarget, Delete, Outcome, Put, Range
+from scheduler.etcd.api import Compare, CompareTarget, Delete, Outcome, Put
 from scheduler.etcd.errors import EtcdError
 from scheduler.store import jobs as store_jobs
 from scheduler.store.partition import PartitionReader
@@ -362,24 +362,6 @@ def payload_load_not_repeated() -> list[Patch]:
             return None
 
     return [(PartitionReader, "trigger", once)]
-
-
-@mutant
-def payload_of_whatever_generation() -> list[Patch]:
-    """A payload that is read again may be that of the job that has taken this one's place."""
-
-    async def of_any(self: PartitionReader, key: bytes, _generation: int) -> bytes | None:
-        found = await self._etcd.range(Range(key))
-        return JobRecord.FromString(found.kvs[0].value).trigger if found.kvs else None
-
-    return [(PartitionReader, "trigger", of_any)]
-
-
-@mutant
-def fired_once_the_payload_is_here() -> list[Patch]:
-    """A payload is read ahead of the due time, and its job leaves with it."""
-    came = Payloads._came
-    return [(Payloads, "_came", lambda self, job, trigger: came(self, job, trigger) or trigger is not None)]
 
 
 @mutant
