@@ -17,11 +17,13 @@ from scheduler.etcd.api import Operation, Outcome
 from scheduler.etcd.client import Client as Etcd
 from tests.perf.clients import Run, Target, Work, client_for
 from tests.perf.records import idle_records
-from tests.perf.site import cpu_s, resident_bytes, samples
+from tests.perf.site import cpu_s, most_resident_bytes, resident_bytes, samples
 from tests.support.client import Client, Watcher, job_metadata
 from tests.support.processes import EtcdServer, Replica, wait_until
 
 _OPS = 128
+# Of one transaction: etcd takes half as much again.
+_BATCH_BYTES = 1 << 20
 _FILLERS = 8
 _LARGE = ("--quota-backend-bytes=8589934592", "--snapshot-count=1000000")
 
@@ -30,9 +32,10 @@ async def fill(endpoint: str, count: int, payload_bytes: int, *, begin: int = 0)
     """Put the jobs into etcd, numbered from `begin` on."""
     puts = idle_records(count, payload_bytes, time.time_ns(), random.Random(count), begin=begin)
     etcd = Etcd([endpoint], rng=random.Random(1))
+    ops = max(1, min(_OPS, _BATCH_BYTES // (payload_bytes + 512)))
 
     async def filler() -> None:
-        while batch := list(islice(puts, _OPS)):
+        while batch := list(islice(puts, ops)):
             operations: list[Operation] = [*batch]
             assert (await etcd.txn((), operations, timeout_s=30)).outcome is Outcome.COMMITTED
 
@@ -43,6 +46,7 @@ async def fill(endpoint: str, count: int, payload_bytes: int, *, begin: int = 0)
 
 
 MEMORY = "memory per idle job, payload apart (bytes)"
+RESIDENT, MOST = "replica memory (MiB)", "replica memory at most (MiB)"
 FIRST = "start of the process to the first trigger on time (s)"
 LOADED = "start of the process to all jobs loaded (s)"
 LOAD_CPU = "CPU per loaded job (us)"
@@ -86,7 +90,9 @@ def with_probe(directory: Path, etcd: EtcdServer) -> int:
     return held
 
 
-def restarts(rounds: int, count: int, payload_bytes: int, *, beside: Work | None = None) -> Iterator[Run]:
+def restarts(
+    rounds: int, count: int, payload_bytes: int, *, beside: Work | None = None, arguments: tuple[str, ...] = ()
+) -> Iterator[Run]:
     """Fill an etcd once, then start a replica on it, so many times; `beside`: what a client does to it then, and to one of a thousand jobs."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -101,9 +107,11 @@ def restarts(rounds: int, count: int, payload_bytes: int, *, beside: Work | None
                 started(few, _FEW, {})
             for _ in range(rounds):
                 figures: dict[str, float] = {}
-                replica = started(Replica("many", directory, large.endpoint), count, figures)
-                figures[MEMORY] = (resident_bytes(replica.pid) - base_bytes) / count - payload_bytes
-                found = samples(replica.metrics_port)
+                replica = started(Replica("many", directory, large.endpoint, *arguments), count, figures)
+                resident, found = resident_bytes(replica.pid), samples(replica.metrics_port)
+                kept_bytes = 0 if found["scheduler_payloads_resting"] else payload_bytes
+                figures[MEMORY] = (resident - base_bytes) / count - kept_bytes
+                figures[RESIDENT], figures[MOST] = resident / 2**20, most_resident_bytes(replica.pid) / 2**20
                 figures |= {key: found[key] for key in found if key.startswith(("scheduler_garbage", "scheduler_loop"))}
                 run = Run(figures, {}, f"restart with {count:,} jobs")
                 yield _compared(run, beside, (small, few), (large, replica)) if beside else run
@@ -129,8 +137,11 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=1_000_000, help="idle jobs")
     parser.add_argument("--payload-bytes", type=int, default=100)
+    parser.add_argument("--payload-in-memory-bytes", help="the replica's setting")
     arguments = parser.parse_args()
-    for run in restarts(1, arguments.n, arguments.payload_bytes):
+    kept = arguments.payload_in_memory_bytes
+    more = (f"--payload-in-memory-bytes={kept}",) if kept else ()
+    for run in restarts(1, arguments.n, arguments.payload_bytes, arguments=more):
         print(json.dumps({name: round(value, 3) for name, value in run.figures.items()}, indent=2))
 
 
