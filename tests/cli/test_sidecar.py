@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -156,8 +157,10 @@ def test_two_sidecars_share_a_machine_unless_a_metrics_port_is_asked_for(tmp_pat
     first = Sidecar(tmp_path / "1", [], "--app-id=a", f"--metrics-port={port}").start()
     second = Sidecar(tmp_path / "2", [], "--app-id=b", f"--metrics-port={port}")
     try:
-        with pytest.raises(AssertionError):
+        # Its other ports are open for a moment before this one is refused: then starting looks like a success.
+        with suppress(AssertionError):
             second.start()
+        assert second.process is not None and second.process.wait(20) == 1
         assert "address already in use" in second.tail().lower()
     finally:
         first.close()
