@@ -30,9 +30,13 @@ def config() -> None:
     "--command", type=click.Choice(list(COMMANDS)), default="serve", show_default=True, help="Whose settings they are."
 )
 def check(file: Path, command: str) -> None:
-    """Check FILE as `scheduler serve --config-file FILE` would take it; all that is wrong is told, with its line."""
+    """Check FILE as `scheduler serve --config-file FILE` would take it; all that is wrong is told, with its line.
+
+    SCHEDULER_SERVE_... variables that are no settings are told, too.
+    """
     kind = COMMANDS[command]
     try:
+        config_file.check_environment(kind)
         entries = config_file.read(file, kind)
         _check(command, config_file.values(kind, entries))
     except ConfigError as error:

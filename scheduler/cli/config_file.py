@@ -1,7 +1,12 @@
-"""The file of settings: YAML, a key for each flag of the command. What cannot be is told with its line, all of it at once."""
+"""The file of settings: YAML, a key for each flag of the command. What cannot be is told with its line, all of it at once.
+
+And the environment, as far as it holds names that are no settings.
+"""
 
 import difflib
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +27,9 @@ _FITS: dict[str, tuple[Any, str]] = {
     "quantity": ((int, str), "a number, with or without a unit"),
     "array": ((), "a list of texts"),
 }
+# What the kubelet and Docker's links set for a service that happens to be called scheduler-serve or scheduler-sidecar-...
+_OF_A_SERVICE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_URL_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Entry(NamedTuple):
@@ -45,6 +53,11 @@ def option(command: str) -> click.Option:
 
 
 def _load(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if ctx.parent is None or PARAMETER not in ctx.parent.params:
+        try:
+            check_environment(ctx.command)
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from error
     if path is None and ctx.parent is not None:
         # `scheduler sidecar --config-file f run`: the flag may stand before the subcommand.
         path = ctx.parent.params.get(PARAMETER)
@@ -57,6 +70,37 @@ def _load(ctx: click.Context, _parameter: click.Parameter, path: Path | None) ->
     ctx.meta[_META] = (path, entries)
     ctx.default_map = {name: entry.value for name, entry in entries.items()}
     return path
+
+
+def check_environment(command: click.Command) -> None:
+    """Raises ConfigError for variables that bear the command's name and are none of its settings: they are misspelt, and would have no effect."""
+    prefix = f"SCHEDULER_{command.name}_".upper()
+    settings = {
+        name
+        for option in settings_of(command).values()
+        for name in option.envvar or ()
+        if name.startswith(prefix) and len(name) > len(prefix)
+    }
+    known = {*settings, *_automatic(command, prefix)}
+    problems = []
+    for name, value in sorted(os.environ.items()):
+        if not name.startswith(prefix) or name in known or _OF_A_SERVICE.fullmatch(name):
+            continue
+        if name.endswith("_PORT") and _URL_OF_A_SERVICE.match(value):
+            continue
+        near = difflib.get_close_matches(name, settings, 1, cutoff=0.8)
+        problems.append(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _automatic(command: click.Command, prefix: str) -> Iterator[str]:
+    """What click itself reads: by the parameters' names, subcommands' behind theirs."""
+    for parameter in command.params:
+        yield f"{prefix}{parameter.name}".upper()
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            yield from _automatic(one, f"{prefix}{name}_".upper())
 
 
 def settings_of(command: click.Command) -> dict[str, click.Option]:

@@ -131,6 +131,55 @@ def test_what_cannot_be_is_told_with_its_line(taken, file, text: str, told: str)
     assert taken == []
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("SCHEDULER_SERVE_LEASE_TLL", "no such setting; did you mean SCHEDULER_SERVE_LEASE_TTL?"),
+        ("SCHEDULER_SERVE_HELTHZ_PORT", "no such setting; did you mean SCHEDULER_SERVE_HEALTHZ_PORT?"),
+        ("SCHEDULER_SERVE_ZZZZZZZZ", "no such setting\n"),
+    ],
+)
+def test_a_variable_that_is_misspelt_is_told(taken, file, name: str, told: str) -> None:
+    path = file("port: 7\n")
+    for arguments in (["serve"], ["config", "check", path], ["config", "show", "serve"]):
+        ran = invoke(*arguments, **{name: "5"})
+        assert ran.exit_code == 1 and f"{name}: there is {told}" in ran.output, ran.output
+    ran = invoke("serve", SCHEDULER_SERVE_LEASE_TLL="5", SCHEDULER_SERVE_PROT="7")
+    assert "LEASE_TTL?" in ran.output and "SCHEDULER_SERVE_PORT?" in ran.output
+    # Another command's are its own matter, and so is help.
+    assert invoke("sidecar", "--app-id=x", **{name: "5"}).exit_code == 0
+    assert invoke("serve", "--help", **{name: "5"}).exit_code == 0
+    assert len(taken) == 1
+
+
+def test_a_sidecars_variables_are_checked_once_for_all_its_commands(taken) -> None:
+    for arguments in (["sidecar", "--app-id=x"], ["sidecar", "run", "--app-id=x", "--", "true"]):
+        ran = invoke(*arguments, SCHEDULER_SIDECAR_APP_PROT="7")
+        assert ran.exit_code == 1 and ran.output.count("did you mean SCHEDULER_SIDECAR_APP_PORT?") == 1, ran.output
+        ran = invoke(*arguments, SCHEDULER_SIDECAR_RUN_APP_PORT="7", SCHEDULER_SIDECAR_CONFIG="x")
+        assert ran.exit_code == 0, ran.output
+
+
+def test_variables_that_kubernetes_sets_for_services_are_none_of_ours(taken) -> None:
+    """A Service `scheduler` gives SCHEDULER_PORT; one that is called scheduler-serve-x or scheduler-sidecar has our very prefix."""
+    variables = {}
+    for service in ("SCHEDULER", "SCHEDULER_SERVER", "SCHEDULER_SERVE_X", "SCHEDULER_SIDECAR_X"):
+        variables |= {
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": "50006",
+            f"{service}_SERVICE_PORT_GRPC": "50006",
+            f"{service}_PORT": "tcp://10.0.0.1:50006",
+            f"{service}_PORT_50006_TCP": "tcp://10.0.0.1:50006",
+            f"{service}_PORT_50006_TCP_PROTO": "tcp",
+            f"{service}_PORT_50006_TCP_PORT": "50006",
+            f"{service}_PORT_50006_TCP_ADDR": "10.0.0.1",
+        }
+    for arguments in (["serve"], ["sidecar", "--app-id=x"]):
+        ran = invoke(*arguments, **variables)
+        assert ran.exit_code == 0, ran.output
+    assert len(taken) == 2
+
+
 def test_all_that_is_wrong_is_told_at_once(file) -> None:
     ran = invoke("config", "check", file("prot: 1\nport: x\nlease-ttl: 5\n"))
     assert ran.output.count("scheduler.yaml:") == 2
