@@ -6,7 +6,7 @@ import socket
 import ssl
 
 from scheduler.cli.endpoint import Endpoint
-from scheduler.http2.client import parse_target
+from scheduler.http2.client import ConnectError, parse_target
 from scheduler.http2.grpc import RpcError, Status
 
 _TIMEOUT_S = 2.0
@@ -14,14 +14,26 @@ _FIRST_BYTES = 64
 _PROBE = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-async def diagnose(endpoint: Endpoint) -> str:
-    """Look at what is there, in a few seconds at most. Never raises for what it finds."""
+async def diagnose(endpoint: Endpoint, error: RpcError) -> str:
+    """Look at what is there, in a few seconds at most, after `error`. Never raises for what it finds."""
+    if isinstance(error, ConnectError) and error.target != endpoint.address:
+        return (
+            f"{endpoint.address} named it, and it cannot be reached from here: run this where sidecars reach it, or have that replica tell "
+            "another address with --override-broadcast-host-port."
+        )
+    if await _serves(endpoint):
+        if isinstance(error, ConnectError):
+            return "It answers by now: try again."
+        return "The scheduler itself answers: what it needs does not, most likely etcd. `scheduler doctor` looks."
     try:
         host, port = parse_target(endpoint.address)
     except ValueError:
         return f"Is a scheduler running at {endpoint.address}?"
-    if await _serves(endpoint):
-        return "The scheduler itself answers: what it needs does not, most likely etcd. `scheduler doctor` looks."
+    return await _what_else(endpoint, host, port)
+
+
+async def _what_else(endpoint: Endpoint, host: str, port: int) -> str:
+    """Where no scheduler answers: what does."""
     wants_tls = endpoint.tls_ca_file is not None or endpoint.tls_cert_file is not None
     try:
         answer = await _say(host, port, _PROBE)

@@ -93,7 +93,7 @@ async def _unreachable(endpoint: Endpoint, error: Exception) -> list[Finding]:
         elif error.status in {Status.PERMISSION_DENIED, Status.UNAUTHENTICATED}:
             return [Finding("permission", Result.FAIL, found, "see docs/security.md, Operators")]
         else:
-            advice = await diagnose(endpoint)
+            advice = await diagnose(endpoint, error)
     findings = [Finding("server", Result.FAIL, found, advice)]
     with suppress(ValueError):
         host, _ = parse_target(endpoint.address)

@@ -132,7 +132,7 @@ def _hint(endpoint: Endpoint, error: RpcError) -> str:
     if error.status in {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}:
         from scheduler.cli.diagnosis import diagnose
 
-        return "\n" + asyncio.run(diagnose(endpoint))
+        return "\n" + asyncio.run(diagnose(endpoint, error))
     if error.status is Status.UNIMPLEMENTED:
         return f"\nThe server at {endpoint.address} knows no such call: it is older than this command, or no scheduler of this kind."
     if error.status is Status.PERMISSION_DENIED and "identity does not match" in error.message:

@@ -22,9 +22,10 @@ _GOODBYE_S = 0.1
 class ConnectError(RpcError):
     """UNAVAILABLE, and the call surely never left this process."""
 
-    def __init__(self, message: str) -> None:
-        """`message` says what was tried and what came of it."""
-        super().__init__(Status.UNAVAILABLE, message)
+    def __init__(self, target: str, problem: str) -> None:
+        """`problem` is what came of connecting to `target`."""
+        super().__init__(Status.UNAVAILABLE, f"cannot connect to {target}: {problem}")
+        self.target = target
 
 
 class Waiter(Protocol):
@@ -82,7 +83,13 @@ def parse_target(target: str) -> tuple[str, int]:
     host, colon, port = target.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or not host or "/" in host:
         raise ValueError(f"address {target!r} is not host:port (or [v6 address]:port, or unix:/path)")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        # As looking it up would do, which raises the same in the middle of connecting.
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"address {target!r}: its host cannot be a name") from error
+    return host, int(port)
 
 
 class Channel:
@@ -251,10 +258,11 @@ class Channel:
                     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                         self._shell = await self._open()
                 except (OSError, TimeoutError, ssl.SSLError) as error:
-                    self.last_error = f"cannot connect to {self.target}: {str(error) or type(error).__name__}"
+                    failed = ConnectError(self.target, str(error) or type(error).__name__)
+                    self.last_error = failed.message
                     for call in [call for call in self._waiting if not call.wait_for_ready]:
                         del self._waiting[call]
-                        call.broken(ConnectError(self.last_error))
+                        call.broken(failed)
                     if self._waiting:
                         jitter = 1 + self._rng.uniform(-_BACKOFF_JITTER, _BACKOFF_JITTER)
                         await asyncio.sleep(backoff_s * jitter)

@@ -1,5 +1,6 @@
 """What a command says where no scheduler answers: what is there instead, and what to do."""
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -8,9 +9,13 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from scheduler.cli.diagnosis import diagnose
+from scheduler.cli.endpoint import Endpoint
+from scheduler.http2.client import ConnectError
 from tests.cli.test_cli import run
 from tests.support.certificates import Authority
 from tests.support.processes import free_port
+from tests.support.replicas import Cluster
 
 
 @contextmanager
@@ -60,6 +65,27 @@ def test_nothing_listens() -> None:
 def test_a_host_that_is_none() -> None:
     code, text = run("cluster", "members", "--address=no-such-host.invalid:50006")
     assert code == 3 and "The host 'no-such-host.invalid' is not known here: look at --address." in text
+
+
+def test_a_replica_that_is_advertised_where_nobody_here_can_reach_it(cluster: Callable[..., Cluster]) -> None:
+    one = cluster(1, "--override-broadcast-host-port=no-such-host.invalid:50006", settle_hosts=False)
+    code, text = run("job", "verify", "--app-id=verify", f"--address={one.replicas[0].address}")
+    assert code == 3 and "cannot connect to no-such-host.invalid:50006" in text
+    assert f"{one.replicas[0].address} named it, and it cannot be reached from here" in text
+    assert "etcd" not in text and "--override-broadcast-host-port" in text
+
+
+def test_a_scheduler_that_answers_by_now(cluster: Callable[..., Cluster]) -> None:
+    address = cluster(1).addresses[0]
+    endpoint = Endpoint(address, None, None, None, None)
+    text = asyncio.run(diagnose(endpoint, ConnectError(address, "[Errno -3] Temporary failure in name resolution")))
+    assert text == "It answers by now: try again."
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "\u2028"])
+def test_a_host_that_cannot_be_a_name(host: str) -> None:
+    code, text = run("cluster", "members", f"--address={host}:50006")
+    assert code == 1 and "its host cannot be a name" in text
 
 
 def test_an_http_server() -> None:
