@@ -1,10 +1,14 @@
 """The HTTP endpoints of a process for its operators: health on one port, metrics on another."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder, generate_latest
+
+_SLICE_S = 0.002
 
 Check = Callable[[], str | None]
 """None: all is well; else what is not."""
@@ -50,8 +54,8 @@ class Endpoints:
         async def metrics(request: web.Request) -> web.Response:
             if exemplars and more is None:
                 encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-                return web.Response(body=encode(registry), headers={"Content-Type": content_type})
-            body = generate_latest(registry) + (await more() if more else b"")
+                return web.Response(body=await _encoded(registry, encode), headers={"Content-Type": content_type})
+            body = await _encoded(registry, generate_latest) + (await more() if more else b"")
             return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
         application = web.Application()
@@ -72,6 +76,30 @@ class Endpoints:
         runners, self._runners = self._runners, []
         for runner in runners:
             await runner.cleanup()
+
+
+class _Families:
+    """Some of a registry's families, as encoders ask for them."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+async def _encoded(registry: CollectorRegistry, encode: Callable[[Any], bytes]) -> bytes:
+    """A registry's exposition; other work of the loop gets its turns."""
+    loop = asyncio.get_running_loop()
+    parts: list[bytes] = []
+    until_s = loop.time() + _SLICE_S
+    for family in registry.collect():
+        parts.append(encode(_Families([family])))
+        if loop.time() > until_s:
+            await asyncio.sleep(0)
+            until_s = loop.time() + _SLICE_S
+    end = b"# EOF\n" if parts and parts[-1].endswith(b"# EOF\n") else b""
+    return b"".join(part.removesuffix(end) for part in parts) + end
 
 
 def _problems(checks: Mapping[str, Check]) -> list[str]:

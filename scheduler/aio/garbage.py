@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 # New objects before the collector looks at the young: it looks at fewer than this, in about a millisecond.
 _THRESHOLDS = (10_000, 10, 10)
-_FREEZE_AFTER = 5_000
+_FREEZE_AFTER = 2_000
 
 
 class Garbage:
@@ -26,7 +26,7 @@ class Garbage:
     def install(self) -> None:
         """Measure from now on; what the imports left stays."""
         gc.set_threshold(*_THRESHOLDS)
-        self._freeze()
+        gc.freeze()
         gc.callbacks.append(self._watch)
 
     def uninstall(self) -> None:

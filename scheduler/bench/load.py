@@ -16,6 +16,7 @@ from scheduler.http2.grpc import RpcError, Status
 SERVICE = "/dapr.proto.scheduler.v1.Scheduler"
 _TIMEOUT_S = 30.0
 _RECONNECT_S = 0.2
+_CLEAN_UP_TRIES, _CLEAN_UP_PAUSE_S = 5, 1.0
 _RESULT = pb.WatchJobsRequestResult
 # A clock that ticks in whole milliseconds somewhere on the way is no early trigger.
 _EARLY_NS = 1_000_000
@@ -150,9 +151,16 @@ class Load:
         await self.unary("DeleteJob", pb.DeleteJobRequest(name=name, metadata=self.metadata).SerializeToString())
 
     async def delete_all(self, prefix: str) -> None:
-        """Delete what begins so."""
-        request = pb.DeleteByNamePrefixRequest(name_prefix=prefix, metadata=self.metadata)
-        await self.unary("DeleteByNamePrefix", request.SerializeToString())
+        """Delete what begins so; again where the server says that it is too busy for so much, which harms nothing."""
+        request = pb.DeleteByNamePrefixRequest(name_prefix=prefix, metadata=self.metadata).SerializeToString()
+        for left in reversed(range(_CLEAN_UP_TRIES)):
+            try:
+                await self.unary("DeleteByNamePrefix", request)
+                break
+            except RpcError as error:
+                if not left or error.status not in {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}:
+                    raise
+                await asyncio.sleep(_CLEAN_UP_PAUSE_S)
 
     async def create(self, jobs: Iterable[tuple[str, pb.Job]], told: Callable[[], None]) -> "array[float]":
         """Create jobs, as many at once as the settings say; the latency of each in seconds. `told` hears of each."""

@@ -110,7 +110,8 @@ class Bench:
             while len(due.late_s) < plan.jobs and self._load.clock.wall_ns() < end_ns:
                 await asyncio.sleep(0.05)
                 self._say(f"storm: {len(due.late_s):,} of {plan.jobs:,} triggers")
-            await asyncio.sleep(1)  # repeated ones, and the deletion of what is finished
+            # Repeated ones, and the deletion of what is finished; where somebody is watched beside us, for as long as that goes on.
+            await asyncio.sleep(_QUIET_AFTER_S if plan.at_ns else 1)
         if not plan.answered:
             return
         await self._judge(result, due)
@@ -205,8 +206,6 @@ class Bench:
                 while not storm.done():
                     self._say(f"fair: {(clock.wall_ns() - at_ns) / _S:.0f} s since the storm was due")
                     await asyncio.wait([storm], timeout=1)
-                if not storm.exception():
-                    await asyncio.sleep(_QUIET_AFTER_S)
                 for task in paced:
                     task.cancel()
         over_ns = at_ns + int(storm.result().figures.get("lateness max (ms)", plan.seconds * 1e3) * 1e6)

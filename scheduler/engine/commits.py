@@ -25,7 +25,8 @@ _LINGER_NS = 150_000_000
 # This many settled jobs are company enough.
 _COMPANY = 2_048
 _COMMIT_JOBS_MAX = 4_096
-# After so many committed jobs that go on, or entries of a checkpoint, other work of the loop gets its turn: two milliseconds.
+# After so many jobs that are packed, or go on after their commit, or entries of a checkpoint, other work of the loop gets its turn: two milliseconds.
+_PACK_SLICE = 1_024
 _TELL_SLICE = 1_024
 _FOLD_SLICE = 2_048
 _RETRY_S = (0.02, 1.0)
@@ -132,11 +133,16 @@ class Commits:
     async def _commit(self) -> None:
         """Take what has settled, of as many partitions as fit a transaction, and see it through."""
         taken: list[tuple[OwnedPartition, list[Job], Append]] = []
-        count = 0
+        count = packed = 0
         for owned in list(self._dirty):
             if len(taken) >= self._log.max_txn_ops or count >= _COMMIT_JOBS_MAX:
                 self._enough.set()
                 break
+            if count - packed >= _PACK_SLICE:
+                packed = count
+                await asyncio.sleep(0)
+            if owned not in self._dirty:  # lost meanwhile
+                continue
             jobs, owned.settled = owned.settled[:_COMMIT_JOBS_MAX], owned.settled[_COMMIT_JOBS_MAX:]
             if not owned.settled:
                 del self._dirty[owned]

@@ -266,6 +266,7 @@ class Engine:
         if owned.phase not in {Phase.LOADING, Phase.FIRING}:
             return
         owned.saw(revision)
+        fresh = 0
         for is_delete, kv in events:
             if len(kv.key) < self._reader.key_start:
                 continue  # a mark
@@ -273,7 +274,8 @@ class Engine:
                 self._remove(owned, kv.key)
             else:
                 self._put(owned, kv, {})
-        self._kept(len(events))
+                fresh += 1
+        self._kept(fresh)
         self._rearm()
 
     def _put(self, owned: OwnedPartition, kv: KeyValue, progress: dict[int, Progress]) -> None:

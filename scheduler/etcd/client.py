@@ -46,7 +46,7 @@ _ATTEMPT_S = 1.5
 _RETRY_PAUSE_S = 0.05
 _KEEPALIVE_S = 2.0
 # Pages of records are large, and there is one such connection.
-_LIMITS = Limits(message_max_bytes=(1 << 31) - 1, keepalive_timeout_s=2.0, read_bytes=32 << 10)
+_LIMITS = Limits(message_max_bytes=(1 << 31) - 1, keepalive_timeout_s=2.0, read_bytes=16 << 10)
 
 # etcd's error texts, most specific first; (text, our error, whether a write with this answer surely did nothing).
 _ERRORS: tuple[tuple[str, type[EtcdError], bool], ...] = (

@@ -52,5 +52,5 @@ class Limits:
     # Above the high mark a stream's writer is told to wait; below the low mark it may go on. Also the largest portion of one turn.
     send_high_bytes: int = 1 << 20
     send_low_bytes: int = 256 << 10
-    # One read takes at most this much: some hundreds of messages, a few milliseconds of work, before other connections and timers get their turn.
-    read_bytes: int = 8 << 10
+    # One read takes at most this much: some hundred messages, two milliseconds of work, before other connections and timers get their turn.
+    read_bytes: int = 4 << 10
