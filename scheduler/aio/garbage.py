@@ -1,7 +1,7 @@
 """The garbage collector of a process that keeps millions of objects: it looks at what is new, and never again at what has stayed.
 
 A job is no part of a cycle, so nothing is lost by never looking at it again, while each full collection would hold the loop for half a second per
-million. Whoever keeps many objects says so (`kept`): every few thousand of them one collection, which is short because all before is frozen, then the freeze.
+million. Whoever keeps many objects says so (`kept`): every two thousand of them one collection, which is short because all before is frozen, then the freeze.
 What is frozen and later becomes a cycle stays: so connections and calls break their cycles when they end, and tests/perf holds them to it.
 """
 
