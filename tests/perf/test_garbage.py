@@ -93,7 +93,7 @@ def test_what_stays_is_frozen_and_pauses_are_told() -> None:
         frozen, collections = gc.get_freeze_count(), len(pauses)
         kept = [[number] for number in range(10_000)]
         garbage.kept(100)
-        assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() <= frozen
         garbage.kept(len(kept))
         assert gc.get_freeze_count() >= frozen + len(kept) and len(pauses) > collections
     finally:
