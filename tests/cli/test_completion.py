@@ -1,4 +1,4 @@
-"""`scheduler completion`: the scripts, and what bash completes by its own."""
+"""`scheduler completion`: the scripts, and what each shell completes by its own."""
 
 import os
 import subprocess
@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from scheduler.cli import main
 from tests.support.processes import ROOT
+from tests.support.terminal import Terminal
+from tests.support.toolchains import installed
 
 COMPLETE = """
 set -eu
@@ -21,18 +23,30 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 
-def completed(directory: Path, *words: str) -> set[str]:
-    """What bash offers for the last of the words; the command is the one of this checkout."""
+def environment(directory: Path) -> dict[str, str]:
+    """Where `scheduler` is the command of this checkout, and a shell finds nobody's settings."""
     command = directory / "scheduler"
     command.write_text(
         f'#!/bin/sh\nexec {sys.executable} -c "from scheduler.cli import main; main(prog_name=\'scheduler\')" "$@"\n'
     )
     command.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        "PATH": f"{directory}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(directory),
+        "ZDOTDIR": str(directory),
+        "XDG_CONFIG_HOME": str(directory),
+        "XDG_DATA_HOME": str(directory),
+    }
+
+
+def completed(directory: Path, *words: str) -> set[str]:
+    """What bash offers for the last of the words."""
     ran = subprocess.run(
         ["bash", "--norc", "-c", COMPLETE, "bash", *words],
         cwd=ROOT,
-        env=environment,
+        env=environment(directory),
         capture_output=True,
         text=True,
         timeout=60,
@@ -48,6 +62,34 @@ def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
     assert completed(tmp_path, "job", "schedule", "--failure-p") == {"--failure-policy"}
     assert completed(tmp_path, "job", "list", "-o", "") == {"table", "json", "yaml"}
     assert completed(tmp_path, "serve", "--etcd-client-p") >= {"--etcd-client-port", "--etcd-client-password-file"}
+
+
+# Each shell with nobody's settings, and what it is told before.
+SHELLS = {
+    "zsh": (["zsh", "-d", "-f", "-i"], "PROMPT='> '; autoload -Uz compinit; compinit -u; source <(scheduler completion zsh)"),
+    "fish": (["fish", "--no-config", "-i"], "function fish_prompt; echo '> '; end; source (scheduler completion fish | psub)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_person_completes_with_the_tab_key(shell: str, tmp_path: Path) -> None:
+    program, prepare = SHELLS[shell]
+    installed(shell)
+    with Terminal(program=program, env=environment(tmp_path)) as terminal:
+        terminal.press(f"{prepare}; echo rea''dy\r")
+        terminal.wait_for("ready")
+        for typed, becomes in (
+            ("scheduler clu", "scheduler cluster"),
+            ("scheduler job schedule --failure-p", "scheduler job schedule --failure-policy"),
+            ("scheduler job list -o j", "scheduler job list -o json"),
+            ("scheduler serve --config-file /etc/hostna", "scheduler serve --config-file /etc/hostname"),
+        ):
+            terminal.press(f"{typed}\t")
+            terminal.wait_for(becomes)
+            terminal.press("\x15")
+        terminal.press("scheduler job \t")
+        terminal.wait_for("run-now")
+        assert "Fire the job NAME once" in terminal.wait_for("delete-all")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from typing import Self
 
 import pyte
@@ -18,9 +19,16 @@ from tests.support.processes import ROOT
 
 
 class Terminal:
-    """One command of ours on a pty of its own. Leaving the block ends it."""
+    """One command of ours, or another `program`, on a pty of its own. Leaving the block ends it."""
 
-    def __init__(self, *arguments: str, columns: int = 140, lines: int = 30, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 140,
+        lines: int = 30,
+        env: dict[str, str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "scheduler"),
+    ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
@@ -30,7 +38,7 @@ class Terminal:
         environment = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
             # A session of its own with this terminal, so that Ctrl-C and a hang-up reach it as they reach a person's command.
-            ["setsid", "--ctty", sys.executable, "-m", "scheduler", *arguments],
+            ["setsid", "--ctty", *program, *arguments],
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,

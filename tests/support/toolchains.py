@@ -27,6 +27,16 @@ def need(command: str) -> None:
         pytest.skip(f"no {command} on this machine")
 
 
+def installed(command: str) -> None:
+    """The test cannot run without it; CI, as root, gets it from Debian, where the package is called as the command."""
+    if os.environ.get("CI") == "true" and shutil.which(command) is None:
+        with _alone("apt"):
+            _run(["apt-get", "-qq", "update"])
+            install = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", command]
+            _run(install, env={"DEBIAN_FRONTEND": "noninteractive"})
+    need(command)
+
+
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
     """One process at a time: tests run in several."""
