@@ -1,7 +1,11 @@
 """`scheduler doctor`: each rule on a picture that it is about, and the whole on real replicas, well and not."""
 
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -9,8 +13,9 @@ from scheduler._pb.scheduler_admin.v1 import admin_pb2 as pb
 from scheduler.cli.checks import Picture, Result, examine
 from scheduler.cli.members import Seen
 from tests.cli.test_cli import run
+from tests.faults.machine import MissingTool, faketime_library
 from tests.support.certificates import Authority
-from tests.support.processes import Replica, free_port, wait_until
+from tests.support.processes import ROOT, EtcdServer, Replica, free_port, wait_until
 
 NOW = 1_800_000_000.0
 
@@ -128,6 +133,40 @@ def test_a_cluster_that_is_well(cluster) -> None:
     code, text = run("doctor", f"--address={one.addresses[0]}", "-o", "json")
     failed = [finding for finding in json.loads(text) if finding["result"] == "fail"]
     assert code == 1 and any(finding["check"] == "etcd" and "does not answer" in finding["found"] for finding in failed)
+
+
+def clock_of(seconds: int) -> dict[str, str]:
+    """An environment in which the wall clock is wrong by so much."""
+    try:
+        library = faketime_library()
+    except MissingTool as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def test_a_clock_that_is_wrong(etcd: EtcdServer, tmp_path) -> None:
+    shifted = clock_of(7)
+    right = Replica("right", tmp_path / "right", etcd.endpoint)
+    wrong = Replica("wrong", tmp_path / "wrong", etcd.endpoint, env=shifted)
+    try:
+        right.start()
+        wrong.start().wait_healthy()
+        right.wait_healthy()
+        code, text = run("doctor", f"--address={right.address}")
+        (apart,) = re.findall(r"wrong's clock is (\S+) s before right's", text)
+        assert code == 1 and 6 < float(apart) < 7.1, text
+        # What is wrong may be the clock of whoever looks.
+        command = [sys.executable, "-m", "scheduler", "doctor", f"--address={right.address}"]
+        ran = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **clock_of(-3_600)}, capture_output=True, text=True, check=False
+        )
+        (here,) = re.findall(r"this machine's is (\S+) s from right's", ran.stdout)
+        assert -3_601 < float(here) < -3_599, ran.stdout
+    finally:
+        right.close()
+        wrong.close()
 
 
 def test_a_replica_that_has_never_seen_etcd(tmp_path) -> None:

@@ -146,10 +146,13 @@ class EtcdServer(Child):
 class Replica(Child):
     """One `scheduler serve`."""
 
-    def __init__(self, name: str, directory: Path, endpoint: str, *arguments: str) -> None:
+    def __init__(
+        self, name: str, directory: Path, endpoint: str, *arguments: str, env: dict[str, str] | None = None
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         super().__init__(directory / f"{name}.log")
         self.name = name
+        self.env = env
         self.directory = directory
         self.endpoint = endpoint
         self.arguments = arguments
@@ -174,7 +177,8 @@ class Replica(Child):
                 f"--etcd-client-endpoints={self.endpoint}",
                 f"--etcd-data-dir={self.directory}",
                 *self.arguments,
-            ]
+            ],
+            self.env,
         )
         return self
 
