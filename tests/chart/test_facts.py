@@ -309,22 +309,6 @@ def test_what_cannot_change_in_an_upgrade_has_not(chart: Chart) -> None:
     assert found == json.loads(IMMUTABLE.read_text())
 
 
-def test_network_policy(chart: Chart) -> None:
-    manifests = chart.render("networkPolicy: {enabled: true, monitoring: [{namespaceSelector: {}}]}")
-    own, etcd = (
-        find(manifests, "NetworkPolicy", name)["spec"] for name in ("release-scheduler", "release-scheduler-etcd")
-    )
-    assert [rule["ports"][0]["port"] for rule in own["ingress"]] == ["grpc", "metrics"]
-    assert [port["port"] for rule in own["egress"] for port in rule["ports"]] == [53, 53, 2379]
-    components = [
-        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in etcd["ingress"][0]["from"]
-    ]
-    assert components == ["scheduler", "etcd", "etcd-maintenance"]
-    external = "{networkPolicy: {enabled: true}, etcd: {external: {endpoints: ['https://a:4001', 'https://b']}}}"
-    policy = find(chart.render(external), "NetworkPolicy")["spec"]
-    assert [port["port"] for port in policy["egress"][1]["ports"]] == [4001, 443]
-
-
 def test_escape_hatches_arrive(chart: Chart) -> None:
     manifests = chart.render((CHART / "ci" / "everything-values.yaml").read_text())
     template = pod(manifests, name="jobs")

@@ -20,7 +20,6 @@ ACCEPTED = {
     "CKV_K8S_116": "looks for etcd's flags in `command`; ours stand in `args`, and tests/chart/test_processes.py connects without a certificate",
     "CKV_K8S_117": "as before",
     "CKV_K8S_119": "as before",
-    "CKV2_K8S_6": "the pod of `helm test` takes no connections",
 }
 SECURED = """
 tls: {mode: selfSigned}
