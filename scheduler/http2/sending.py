@@ -37,7 +37,7 @@ class Sender:
         self._on_output = on_output
         self._on_idle_output = on_idle_output or on_output
         self._told = self._told_idle = False
-        self._output: list[bytes] = []
+        self._output: list[bytes | memoryview] = []
         self.streams: dict[int, Stream] = {}
         # Streams with data and an open window of their own, in turn.
         self._ready: dict[int, Stream] = {}
@@ -96,7 +96,7 @@ class Sender:
         self.portion = self.limits.send_high_bytes
         if self._ready:
             self._pump_ready()
-        return output[0] if len(output) == 1 else b"".join(output)
+        return b"".join(output)
 
     def ping(self) -> None:
         """Ask the peer for a sign of life; `ping_acked` turns true with its answer."""
@@ -129,7 +129,7 @@ class Sender:
             stream.pending = deque()
         if not stream.pending:
             stream.progress_s, stream.progress_bytes = self.now_s, 0
-        # A view, so that taking a frame off a large message copies only the frame.
+        # A view: a large message is copied when all output is put together, and not before.
         stream.pending.append(memoryview(payload))
         stream.pending_bytes += size
         self.held_bytes += size
@@ -211,7 +211,10 @@ class Sender:
             stream.send_window -= size
             self.send_window -= size
             sent += size
-            self.write(frames.head(size, frames.DATA, 0, stream.id) + chunk)
+            self._output += (frames.head(size, frames.DATA, 0, stream.id), chunk)
+        if sent and not self._told:
+            self._told = True
+            self._on_output()
         self.portion -= sent
         self.held_bytes -= sent
         stream.pending_bytes -= sent

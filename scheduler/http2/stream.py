@@ -70,7 +70,7 @@ class Stream:
     def take(self, data: bytes, start: int, stop: int) -> None:
         """DATA has come: hand out the whole messages in data[start:stop] and keep the rest. Raises RpcError to end the call."""
         if self.partial is not None:
-            self._complete(self.partial, data[start:stop])
+            self._complete(self.partial, memoryview(data)[start:stop])
             return
         message_max = self.connection.limits.message_max_bytes
         while stop - start >= _MESSAGE_HEAD:
@@ -91,7 +91,7 @@ class Stream:
             self.partial = bytearray(data[start:stop])
             self._hold(stop - start)
 
-    def _complete(self, partial: bytearray, more: bytes) -> None:
+    def _complete(self, partial: bytearray, more: memoryview) -> None:
         """Once a message's length is known nothing is parsed until it is there: a large message costs one pass."""
         partial += more
         self._hold(len(more))
@@ -100,10 +100,16 @@ class Stream:
         size = int.from_bytes(partial[1:_MESSAGE_HEAD], "big")
         if size > self.connection.limits.message_max_bytes:
             raise self._too_large(size)
-        if len(partial) >= _MESSAGE_HEAD + size:
-            whole = bytes(partial)
+        end = _MESSAGE_HEAD + size
+        if len(partial) >= end:
             self.connection.drop_partial(self)
-            self.take(whole, 0, len(whole))
+            message, rest = bytes(memoryview(partial)[_MESSAGE_HEAD:end]), bytes(memoryview(partial)[end:])
+            if partial[0]:
+                self._compressed(partial[0], message)
+            else:
+                self.message_received(message)
+            if rest and self.id in self.connection.streams:
+                self.take(rest, 0, len(rest))
 
     def _hold(self, size: int) -> None:
         connection = self.connection

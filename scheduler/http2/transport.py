@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import threading
 from typing import Any
 
 from scheduler.http2.connection import Connection
@@ -9,7 +10,16 @@ from scheduler.http2.connection import Connection
 _WRITE_HIGH_BYTES = 1 << 20
 # grpc-go sends a bandwidth probe with nearly every read; each answer by itself would double our writes.
 _IDLE_OUTPUT_S = 0.004
-_NOTHING = memoryview(b"")
+
+
+class _ReadBuffers(threading.local):
+    """One buffer of each size for all connections of a loop: asyncio hands each read over before the next one begins."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[int, memoryview] = {}
+
+
+_read_buffers = _ReadBuffers()
 
 
 class Shell(asyncio.BufferedProtocol):
@@ -22,7 +32,6 @@ class Shell(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self._flush_scheduled = False
-        self._buffer = _NOTHING
         self.last_received_s = self._loop.time()
         self.ping_sent_s: float | None = None
         # What the peer makes us hold, as `held_changed` has told last.
@@ -52,7 +61,8 @@ class Shell(asyncio.BufferedProtocol):
             return
         output = self.connection.take_output()
         if output and not transport.is_closing():
-            transport.write(output)
+            # A view: of what the socket does not take at once asyncio keeps a slice, which is no copy then.
+            transport.write(memoryview(output))
         connection = self.connection
         if connection.failed is not None:
             transport.close()
@@ -61,13 +71,15 @@ class Shell(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's contract
         """asyncio's: where the next read goes. A view, since asyncio's TLS reads into slices of it."""
-        self._buffer = memoryview(bytearray(self.connection.limits.read_bytes))
-        return self._buffer
+        size = self.connection.limits.read_bytes
+        buffer = self._buffer = _read_buffers.by_size.get(size) or _read_buffers.by_size.setdefault(
+            size, memoryview(bytearray(size))
+        )
+        return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio's: so much has been read."""
-        buffer, self._buffer = self._buffer, _NOTHING
-        self.data_received(bytes(buffer[:nbytes]))
+        self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer."""

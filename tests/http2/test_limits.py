@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import gzip
 import re
+import threading
 
 import pytest
 from hpack import Encoder
@@ -57,6 +58,27 @@ async def test_a_read_is_bounded() -> None:
     shell.buffer_updated(len(ping))
     await asyncio.sleep(0)
     assert [kind for kind, _, _ in shell.transport.taken()] == [frames.PING]
+
+
+async def test_connections_of_a_loop_share_a_read_buffer_and_keep_nothing_in_it() -> None:
+    one, other = connected(Server(methods={})), connected(Server(methods={}))
+    buffer, ping = one.get_buffer(-1), frames.ping(b"12345678")
+    assert other.get_buffer(-1) is buffer
+    elsewhere: list[memoryview] = []
+    thread = threading.Thread(target=lambda: elsewhere.append(one.get_buffer(-1)))
+    thread.start()
+    thread.join()
+    assert elsewhere[0] is not buffer
+
+    def read(shell, chunk: bytes) -> None:
+        shell.get_buffer(-1)[: len(chunk)] = chunk
+        shell.buffer_updated(len(chunk))
+
+    read(one, ping[:12])
+    read(other, b"x" * 20)
+    read(one, ping[12:])
+    await asyncio.sleep(0)
+    assert [body for kind, _, body in one.transport.taken() if kind == frames.PING] == [b"12345678"]
 
 
 def test_concurrent_streams() -> None:

@@ -112,7 +112,7 @@ class Wire(asyncio.Transport):
         self.gone = False
 
     def write(self, data: bytes) -> None:
-        self.written.append(data)
+        self.written.append(bytes(data))
 
     def taken(self) -> list[tuple[int, int, bytes]]:
         written, self.written = b"".join(self.written), []
