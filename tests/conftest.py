@@ -71,7 +71,7 @@ class Cluster:
         for address in self.addresses if hosts else ():
             wait_until(
                 lambda address=address: sorted(hosts_of(address)) == sorted(self.addresses),
-                timeout_s=30,
+                timeout_s=60,
                 what="hosts agree",
             )
 

@@ -16,7 +16,7 @@ from tests.support.processes import wait_until
 
 
 def scrape(port: int) -> str:
-    return urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    return urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
 
 
 def value(text: str, series: str) -> float | None:
@@ -36,14 +36,14 @@ def test_a_live_replicas_metrics(cluster) -> None:
             client.schedule("x", metadata=job_metadata("a", f"n{number}"), due_time="0s")
         wait_until(
             lambda: value(scrape(replica.metrics_port), "scheduler_triggers_waiting") == crowd - 1,
-            timeout_s=10,
+            timeout_s=30,
             what="all but one wait for a stream",
         )
         text = scrape(replica.metrics_port)
         watcher.close()
         ended = 'scheduler_watch_stream_disconnects_total{code="CANCELLED"}'
         wait_until(
-            lambda: value(scrape(replica.metrics_port), ended) == 1, timeout_s=10, what="the stream's end is counted"
+            lambda: value(scrape(replica.metrics_port), ended) == 1, timeout_s=30, what="the stream's end is counted"
         )
     finally:
         client.close()

@@ -124,7 +124,7 @@ def test_a_collector_that_is_not_there_holds_nothing_up(cluster: Callable, monke
     try:
         for number in range(20):
             client.schedule(f"j{number}", due_time="0s")
-        wait_until(lambda: len(watcher.hits) == 20, timeout_s=10, what="all are delivered")
+        wait_until(lambda: len(watcher.hits) == 20, timeout_s=30, what="all are delivered")
     finally:
         watcher.close()
         client.close()

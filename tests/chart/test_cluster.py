@@ -77,7 +77,7 @@ class Release:
         self.done("uninstall", "release", "--wait", "--timeout=55s")
         kept = {("PersistentVolumeClaim", f"data-release-scheduler-etcd-{index}") for index in range(3)}
         kept |= {one for one in self.left() if one == ("PersistentVolumeClaim", "release-scheduler-etcd-snapshots")}
-        wait_until(lambda: self.left() == kept, timeout_s=20, what="nothing is left but claims, as UPGRADING.md says")
+        wait_until(lambda: self.left() == kept, timeout_s=30, what="nothing is left but claims, as UPGRADING.md says")
 
 
 def test_pod_security_is_in_force(plane: ControlPlane) -> None:

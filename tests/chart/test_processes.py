@@ -117,7 +117,7 @@ def test_rendered_arguments_make_a_cluster_that_fires(chart: Chart, tmp_path: Pa
             *(told if one.startswith("--address=") else one for one in verify),
         ]
         wait_until(
-            lambda: all(answers(int(one.rpartition(":")[2])) for one in addresses), timeout_s=20, what="replicas answer"
+            lambda: all(answers(int(one.rpartition(":")[2])) for one in addresses), timeout_s=30, what="replicas answer"
         )
 
         def fires() -> bool:

@@ -18,7 +18,7 @@ def test_status_members_and_partitions(cluster) -> None:
     address = f"--address={one.addresses[1]}"
     client, watcher = Client(one.addresses[0]), Watcher(one.addresses)
     client.schedule("tick", schedule="@every 1s")
-    wait_until(lambda: len(watcher.hits) > 1, timeout_s=10, what="triggers")
+    wait_until(lambda: len(watcher.hits) > 1, timeout_s=30, what="triggers")
 
     code, text = run("cluster", "status", address)
     assert code == 0 and "128 partitions, 128 owned\n" in text and "\x1b" not in text
@@ -78,7 +78,7 @@ def test_run_now(cluster) -> None:
     assert run("job", "schedule", "hourly", "--app-id=app", "--schedule=@every 1h", address)[0] == 0
     watcher = Watcher(one.addresses)
     assert run("job", "run-now", "hourly", "--app-id=app", address) == (0, "hourly fires now\n")
-    wait_until(lambda: len(watcher.hits) == 1, timeout_s=5, what="the trigger")
+    wait_until(lambda: len(watcher.hits) == 1, timeout_s=30, what="the trigger")
     assert watcher.hits[0].name == "hourly"
     watcher.close()
     code, text = run("job", "run-now", "weekly", "--app-id=app", address)

@@ -122,7 +122,7 @@ def test_a_cluster_that_is_well(cluster) -> None:
     check = ["cluster", "partitions", f"--address={one.addresses[0]}", "-o", "json"]
     wait_until(
         lambda: all(partition["phase"] == "firing" for partition in json.loads(run(*check)[1])),
-        timeout_s=10,
+        timeout_s=30,
         what="every partition is loaded",
     )
     code, text = run("doctor", f"--address={one.addresses[0]}")
@@ -172,7 +172,7 @@ def test_a_clock_that_is_wrong(etcd: EtcdServer, tmp_path) -> None:
 def test_a_replica_that_has_never_seen_etcd(tmp_path) -> None:
     replica = Replica("alone", tmp_path, f"http://127.0.0.1:{free_port()}").start()
     try:
-        wait_until(lambda: " serving " in replica.log.read_text(), timeout_s=15, what="its port is open")
+        wait_until(lambda: " serving " in replica.log.read_text(), timeout_s=30, what="its port is open")
         code, text = run("doctor", f"--address={replica.address}")
         assert code == 1 and "alone is not ready: no trusted lease in etcd" in text and "does not answer" in text
         assert "start it, or look at --etcd-client-endpoints" in text

@@ -114,7 +114,7 @@ def test_the_references_command_line_starts_a_replica_with_its_etcd(tmp_path: Pa
         log.rename(tmp_path / "rotated.log")
         replica.process.send_signal(signal.SIGINT)
         assert replica.process.wait(15) == 0
-        wait_until(log.exists, timeout_s=5, what="the log is made anew")
+        wait_until(log.exists, timeout_s=30, what="the log is made anew")
         assert "stopped" in log.read_text()
     finally:
         replica.close()

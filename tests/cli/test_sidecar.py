@@ -70,7 +70,7 @@ def test_run_tells_the_app_where_the_sidecar_is_and_ends_with_its_code() -> None
     block = "--dapr-block-shutdown-duration=60s"
     process = run("-app-port", str(port), block, before=("--app-id=backup",), app=["7", "now"])
     found = told(process)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 7
     assert (found["APP_ID"], found["APP_PORT"]) == ("backup", str(port))
     assert {"DAPR_HTTP_PORT", "DAPR_GRPC_PORT", "DAPR_METRICS_PORT"} <= set(found)
@@ -83,7 +83,7 @@ def test_run_opens_the_api_before_it_starts_the_app_and_stops_both() -> None:
     assert http_call(int(found["DAPR_HTTP_PORT"]), "GET", "/v1.0/healthz/outbound").status == 204
     assert b"dapr_component_job_success_count" in http_call(int(found["DAPR_METRICS_PORT"]), "GET", "/").body
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert (process.returncode, output.strip()) == (0, "stopping")
     assert not alive(int(found["pid"]))
 
@@ -94,7 +94,7 @@ def test_an_app_that_stops_with_a_failure_says_so() -> None:
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert http_call(int(found["DAPR_HTTP_PORT"]), "GET", "/v1.0/healthz/outbound").status == 204
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 3
     assert time.monotonic() - began >= 1, "the API goes on for as long as was asked for"
 
@@ -104,16 +104,16 @@ def test_an_app_that_will_not_stop_is_killed_in_time() -> None:
     found = told(process)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
-    assert 0.9 < time.monotonic() - began < 10
+    assert 0.9 < time.monotonic() - began < 30
     assert not alive(int(found["pid"]))
 
 
 def test_an_app_that_dies_of_a_signal_is_told_as_a_shell_does() -> None:
     process = run("--app-id=backup", app=["0"])
     os.kill(int(told(process)["pid"]), signal.SIGKILL)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
 
 
@@ -121,8 +121,8 @@ def test_the_app_does_not_outlive_a_sidecar_that_is_killed() -> None:
     process = run("--app-id=backup", app=["0"])
     found = told(process)
     process.kill()
-    process.communicate(timeout=20)
-    wait_until(lambda: not alive(int(found["pid"])), timeout_s=5, what="the app has ended")
+    process.communicate(timeout=60)
+    wait_until(lambda: not alive(int(found["pid"])), timeout_s=30, what="the app has ended")
 
 
 def test_a_command_that_is_not_there() -> None:

@@ -121,7 +121,7 @@ async def test_a_loop_acknowledges_what_it_has_done_and_retries_what_it_fails(sh
         assert attempts == [0, 1, 0]
     async with Client(shared.addresses[0], app_id=app_id) as client:
         # The last was left by `break`, which is no failure: the job has had its repeats and is gone.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await client.list():
                 await asyncio.sleep(0.05)
 
@@ -139,7 +139,7 @@ async def test_an_exception_fails_the_trigger_and_stays_itself(shared, app_id) -
 
     with pytest.raises(ZeroDivisionError):
         await fall()
-    async with Client(shared.addresses[0], app_id=app_id) as client, asyncio.timeout(10):
+    async with Client(shared.addresses[0], app_id=app_id) as client, asyncio.timeout(30):
         async for trigger in client.triggers():
             seen.append(trigger)
             break

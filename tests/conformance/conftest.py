@@ -51,7 +51,7 @@ class Deployment:
         self._watchers.append(watcher)
         wait_until(
             lambda: self.home.address in watcher.connected and len(watcher.connected) == len(watcher.wanted),
-            timeout_s=15,
+            timeout_s=30,
             what="streams",
         )
         return watcher
@@ -62,12 +62,12 @@ class Deployment:
         line = re.compile(rf"^{name}{re.escape('{' + shown + '}') if shown else ''} (\S+)$", re.MULTILINE)
         total = 0.0
         for replica in self.cluster.running:
-            with urllib.request.urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=30) as answer:
                 found = line.search(answer.read().decode())
             total += float(found.group(1)) if found else 0.0
         return total
 
-    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+    def wait(self, condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
         wait_until(lambda: bool(condition()), timeout_s=timeout_s, what=what)
 
     def sentinels(self, count: int = 40) -> None:

@@ -39,12 +39,12 @@ class Secured:
                     rpc = channel.stream_stream(
                         f"{SERVICE}/{method}", request_serializer=lambda message: message.SerializeToString()
                     )
-                    call = rpc(iter([request]), timeout=5)  # the half-close ends an accepted stream with CANCELLED
+                    call = rpc(iter([request]), timeout=30)  # the half-close ends an accepted stream with CANCELLED
                     list(call)
                 elif method == "WatchHosts":
-                    next(iter(channel.unary_stream(f"{SERVICE}/{method}")(b"", timeout=5)))
+                    next(iter(channel.unary_stream(f"{SERVICE}/{method}")(b"", timeout=30)))
                 else:
-                    channel.unary_unary(f"{SERVICE}/{method}")(request.SerializeToString(), timeout=5)
+                    channel.unary_unary(f"{SERVICE}/{method}")(request.SerializeToString(), timeout=30)
             except grpc.RpcError as error:
                 return error.code(), error.details()
             return grpc.StatusCode.OK, ""
@@ -155,7 +155,7 @@ def test_who_is_refused_at_the_door(secured: Secured) -> None:
     assert secured.call(authority.leaf("later", [GOOD], later=True), "ListJobs", request)[0] in REFUSED
     assert secured.call(authority.leaf("server", [GOOD], client=False), "ListJobs", request)[0] in REFUSED
     with grpc.insecure_channel(f"localhost:{secured.replica.port}") as channel, pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(f"{SERVICE}/ListJobs")(b"", timeout=5)
+        channel.unary_unary(f"{SERVICE}/ListJobs")(b"", timeout=30)
     assert caught.value.code() in REFUSED
 
 

@@ -151,7 +151,7 @@ def test_bystanders(bystander: Bystander, kind: str) -> None:
         during = bystander.feel(SECONDS)
         growth = rss_bytes(pid) - rss
         waiting = deployment.metric("scheduler_triggers_waiting")
-        report = json.loads(attacker.communicate(timeout=30)[0])
+        report = json.loads(attacker.communicate(timeout=60)[0])
     print(
         f"\n{kind}: calls p99 {before.call_p99_s * 1e3:.1f} -> {during.call_p99_s * 1e3:.1f} ms ({during.calls}), "
         f"triggers p99 {before.trigger_p99_s * 1e3:.1f} -> {during.trigger_p99_s * 1e3:.1f} ms ({during.triggers}), "

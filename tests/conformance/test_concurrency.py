@@ -61,7 +61,7 @@ class Bench:
         )
         self.watchers.append(watcher)
         wait_until(
-            lambda: len(watcher.connected) == len(self.cluster.addresses), timeout_s=10, what="streams are there"
+            lambda: len(watcher.connected) == len(self.cluster.addresses), timeout_s=30, what="streams are there"
         )
         return watcher
 
@@ -76,11 +76,11 @@ class Bench:
         """All that was due by now and allowed has been sent."""
         names = [f"sentinel{next(_numbers)}" for _ in range(40)]
         self.schedule(*names, kind="sentinel")
-        wait_until(lambda: set(names) <= set(self.sentinels.by_name()), timeout_s=15, what="the sentinels have arrived")
+        wait_until(lambda: set(names) <= set(self.sentinels.by_name()), timeout_s=30, what="the sentinels have arrived")
 
     def arrived(self, watcher: Watcher, count: int) -> list[Hit]:
         """Wait for so many triggers, and that there are no more."""
-        wait_until(lambda: len(watcher.hits) >= count, timeout_s=15, what=f"{count} triggers")
+        wait_until(lambda: len(watcher.hits) >= count, timeout_s=30, what=f"{count} triggers")
         self.quiet()
         assert len(watcher.hits) == count, [hit.name for hit in watcher.hits]
         return list(watcher.hits)
@@ -96,12 +96,12 @@ class Bench:
                     hit.answer()
             return len({hit.name for hit in watcher.hits}) >= count
 
-        wait_until(all_seen, timeout_s=20, what=f"{count} different triggers")
+        wait_until(all_seen, timeout_s=30, what=f"{count} different triggers")
 
     def metric(self, name: str, label: str) -> float:
         total = 0.0
         for replica in self.cluster.running:
-            with urllib.request.urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=30) as answer:
                 found = re.search(
                     rf'^{name}{{concurrency_key="{re.escape(label)}"}} (\S+)', answer.read().decode(), re.MULTILINE
                 )
@@ -158,7 +158,7 @@ def test_failed(bench: Bench) -> None:
     bench.schedule(*spread(40))
     for hit in bench.arrived(watcher, 6):
         hit.answer(pb.FAILED)
-    wait_until(lambda: len(watcher.hits) >= 12, timeout_s=15, what="the next six")
+    wait_until(lambda: len(watcher.hits) >= 12, timeout_s=30, what="the next six")
     names = [hit.name for hit in watcher.hits]
     assert len(set(names[:12])) == 12, "those that wait go before retries, which are due a second later"
     bench.drain(watcher, 40)
@@ -277,7 +277,7 @@ def test_the_sum_holds_while_a_replica_joins_and_leaves(bench: Bench) -> None:
     watcher.add(bench.cluster.addresses[-1])
     work(150)
     bench.cluster.replicas[-1].terminate()
-    wait_until(lambda: bench.cluster.replicas[-1].process.poll() is not None, timeout_s=15, what="the replica has left")
+    wait_until(lambda: bench.cluster.replicas[-1].process.poll() is not None, timeout_s=30, what="the replica has left")
     wait_until(
         lambda: work(len(watcher.hits)) or len({hit.name for hit in watcher.hits}) == 300, timeout_s=40, what="all 300"
     )

@@ -182,10 +182,10 @@ def place(etcd: EtcdServer, tmp_path: Path) -> Iterator[Place]:
 def test_namespace_and_prefix(place: Place) -> None:
     """kubernetes/namespace.go and prefix.go: `default` is deleted; `default-foo` and `def` keep their jobs and reminders."""
     place.fill("default", "default-foo", "def")
-    wait_until(lambda: place.api.open_watches == 1, timeout_s=15, what="one replica watches, the other does not")
+    wait_until(lambda: place.api.open_watches == 1, timeout_s=30, what="one replica watches, the other does not")
     place.api.names.discard("default")
     place.api.event("DELETED", "default")
-    wait_until(lambda: place.keys("default") == 0, timeout_s=10, what="the namespace's jobs and reminders are gone")
+    wait_until(lambda: place.keys("default") == 0, timeout_s=30, what="the namespace's jobs and reminders are gone")
     assert (place.keys("default-foo"), place.keys("def")) == (6, 6)
     assert place.api.watches == 1
 
@@ -193,32 +193,32 @@ def test_namespace_and_prefix(place: Place) -> None:
 def test_an_event_alone_deletes_nothing(place: Place) -> None:
     """A namespace that the API server still knows by name keeps its jobs, whatever an event or an empty list says."""
     place.fill("default", "def")
-    wait_until(lambda: place.api.open_watches == 1, timeout_s=15, what="a watch")
+    wait_until(lambda: place.api.open_watches == 1, timeout_s=30, what="a watch")
     place.api.event("DELETED", "default")
     place.api.names.discard("def")
     place.api.event("DELETED", "def")
-    wait_until(lambda: place.keys("def") == 0, timeout_s=10, what="the one that is gone")
+    wait_until(lambda: place.keys("def") == 0, timeout_s=30, what="the one that is gone")
     assert place.keys("default") == 6
 
 
 def test_retry_and_missed_deletions(place: Place) -> None:
     """kubernetes/retry.go, W28: the API server goes and comes back, a watch is too old, the acting replica leaves: what was deleted meanwhile is found."""
     place.fill("default", "default-foo", "def")
-    wait_until(lambda: place.api.open_watches == 1, timeout_s=15, what="a watch")
+    wait_until(lambda: place.api.open_watches == 1, timeout_s=30, what="a watch")
     place.api.down()
     place.api.names.discard("def")
     place.api.up()
-    wait_until(lambda: place.keys("def") == 0, timeout_s=20, what="what was deleted while the API server was away")
-    wait_until(lambda: place.api.open_watches == 1, timeout_s=15, what="a watch again")
+    wait_until(lambda: place.keys("def") == 0, timeout_s=30, what="what was deleted while the API server was away")
+    wait_until(lambda: place.api.open_watches == 1, timeout_s=30, what="a watch again")
     place.api.too_old = True
     lists = place.api.lists
     place.api.end_watches()
-    wait_until(lambda: place.api.lists >= lists + 2, timeout_s=20, what="a watch that is too old leads to another list")
+    wait_until(lambda: place.api.lists >= lists + 2, timeout_s=30, what="a watch that is too old leads to another list")
     acting = [name for partition, name in place.cluster.reader.owners().items() if partition == 0]
     leaving = next(replica for replica in place.cluster.running if replica.name == acting[0])
     assert leaving.terminate() == 0
     place.api.names.discard("default")
-    wait_until(lambda: place.keys("default") == 0, timeout_s=20, what="the other replica acts")
+    wait_until(lambda: place.keys("default") == 0, timeout_s=30, what="the other replica acts")
     assert place.keys("default-foo") == 6
 
 

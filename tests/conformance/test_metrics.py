@@ -123,7 +123,7 @@ def test_no_created_series(still: Deployment) -> None:
     from urllib.request import urlopen
 
     for path in ("/metrics", "/"):
-        text = urlopen(f"http://127.0.0.1:{still.home.metrics_port}{path}", timeout=5).read().decode()
+        text = urlopen(f"http://127.0.0.1:{still.home.metrics_port}{path}", timeout=30).read().decode()
         assert "dapr_scheduler_jobs_created_total" in text
         assert "_created{" not in text
         assert "_created " not in text

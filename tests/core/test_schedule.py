@@ -182,9 +182,9 @@ def test_equal_texts_share_one_schedule() -> None:
 )
 def test_what_never_matches_is_known_without_a_search(zone: str, fields: str) -> None:
     """An empty minute field once cost a walk through five years of minutes: nine seconds in which the replica did nothing else."""
-    started = time.perf_counter()
+    started = time.process_time()
     assert parse_schedule(zone + fields).next_after(NOW) is None
-    assert time.perf_counter() - started < 0.01
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize("fields", ["0 0 0 30 2 *", "0 0 0 31 2,4,6,9,11 ?", "0 0 0 ? 2 ,"])

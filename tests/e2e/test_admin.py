@@ -20,7 +20,7 @@ def test_members_partitions_and_status_agree_with_what_etcd_holds(cluster) -> No
     for number in range(20):
         client.schedule(f"job-{number}", schedule="@every 1s" if number == 0 else "@every 1h")
     owners = one.reader.owners()
-    wait_until(lambda: len(watcher.hits) > 1, timeout_s=15, what="triggers")
+    wait_until(lambda: len(watcher.hits) > 1, timeout_s=30, what="triggers")
 
     for name, operator in operators.items():
         members = operator.call("ListMembers")
@@ -93,9 +93,9 @@ def test_mutual_tls_lets_in_whom_the_flag_names_and_says_who_was_not(cluster, tm
             other.call(method)
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert caught.value.details() == f"{OTHER} is not among this replica's --admin-identities"
-    wait_until(lambda: "ListPartitions" in replica.log.read_text(), timeout_s=5, what="the last line")
+    wait_until(lambda: "ListPartitions" in replica.log.read_text(), timeout_s=30, what="the last line")
     denied = [line for line in replica.log.read_text().splitlines() if " denied " in line]
-    metrics = urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=5).read().decode()
+    metrics = urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=30).read().decode()
     handled = 'grpc_server_handled_total{{grpc_code="{}",grpc_method="GetStatus",grpc_service="scheduler.admin.v1.Admin"}} 1.0'
     assert handled.format("OK") in metrics and handled.format("PERMISSION_DENIED") in metrics
     assert len(denied) == 3 and all(f"identity={OTHER}" in line and "PERMISSION_DENIED" in line for line in denied)

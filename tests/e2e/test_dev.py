@@ -36,8 +36,8 @@ def test_the_main_job_runs_and_ctrl_c_stops_everything(tmp_path) -> None:
         assert len(started) >= 6, "etcd, three replicas, a sidecar, an app"
         dev.send_signal(signal.SIGINT)
         asked = time.monotonic()
-        assert dev.wait(30) == 0
-        assert time.monotonic() - asked < 20
+        assert dev.wait(60) == 0
+        assert time.monotonic() - asked < 45
         stopped = re.findall(r"dev: stopped (\S+)", text())
         assert stopped == ["app", "sidecar", "replica-2", "replica-1", "replica-0", "etcd"]
         assert not any(Path(f"/proc/{pid}").exists() for pid in started)

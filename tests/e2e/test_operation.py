@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 
 def fetch(port: int, path: str) -> str:
-    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
         return answer.read().decode()
 
 
@@ -29,8 +29,8 @@ def test_health_and_metrics_tell_what_happens(cluster) -> None:
     watcher = Watcher(one.addresses)
     client = Client(one.addresses[0])
     client.schedule("twice", schedule="@every 1s", repeats=2)
-    wait_until(lambda: len(watcher.hits) == 2, timeout_s=15, what="both triggers")
-    wait_until(lambda: not client.list(), timeout_s=10, what="the finished job is gone")
+    wait_until(lambda: len(watcher.hits) == 2, timeout_s=30, what="both triggers")
+    wait_until(lambda: not client.list(), timeout_s=30, what="the finished job is gone")
     metrics = fetch(replica.metrics_port, "/metrics")
     assert metrics == fetch(replica.metrics_port, "/") or "scheduler_jobs" in metrics
     assert value(metrics, 'scheduler_triggers_succeeded_total{type="job"}') == 2
@@ -49,11 +49,11 @@ def test_grpc_health_and_reflection(cluster) -> None:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         request = health_pb2.HealthCheckRequest(service="dapr.proto.scheduler.v1.Scheduler").SerializeToString()
         assert (
-            health_pb2.HealthCheckResponse.FromString(check(request, timeout=5)).status
+            health_pb2.HealthCheckResponse.FromString(check(request, timeout=30)).status
             == health_pb2.HealthCheckResponse.SERVING
         )
         request = health_pb2.HealthCheckRequest(service="scheduler.admin.v1.Admin").SerializeToString()
-        answer = health_pb2.HealthCheckResponse.FromString(check(request, timeout=5))
+        answer = health_pb2.HealthCheckResponse.FromString(check(request, timeout=30))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         ask = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
@@ -64,7 +64,7 @@ def test_grpc_health_and_reflection(cluster) -> None:
             reflect = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
             answers = [
                 reflection_pb2.ServerReflectionResponse.FromString(one)
-                for one in reflect(iter([a.SerializeToString() for a in ask]), timeout=5)
+                for one in reflect(iter([a.SerializeToString() for a in ask]), timeout=30)
             ]
             names = [service.name for service in answers[0].list_services_response.service]
             assert "dapr.proto.scheduler.v1.Scheduler" in names

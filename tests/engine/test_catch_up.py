@@ -93,8 +93,8 @@ async def test_marks_are_no_jobs(bench) -> None:
     done = asyncio.get_running_loop().create_future()
     store.put("app||ns||a||b", JobRecord(trigger=b"x"), overwrite=False, done=done.set_result)
     assert await done is None
-    assert await store.namespaces(timeout_s=5) == {"ns"}
-    assert len(await store.list("app||ns||", timeout_s=5)) == 1
+    assert await store.namespaces(timeout_s=30) == {"ns"}
+    assert len(await store.list("app||ns||", timeout_s=30)) == 1
     pages = [kv async for page in (await bench.reader.read(5)).jobs() for kv in page]
     assert all(kv.key.startswith(bench.keys.partition_jobs(5)) for kv in pages)
     running.cancel()

@@ -51,7 +51,7 @@ async def test_a_hand_over_ends_though_the_claim_was_lost_meanwhile() -> None:
     owned.phase = Phase.ENDED
     running = asyncio.create_task(commits.run())
     commits.settled(settled_job(owned), 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await commits.flush(owned)
     assert (commits.uncommitted, owned.committing) == (0, False)
     running.cancel()
@@ -67,7 +67,7 @@ async def test_one_deletion_holds_records_of_as_few_partitions_as_fill_it() -> N
         owned = partitions[generation % 8]
         commits.finished(owned, settled_job(owned, generation, bytes((owned.number,))))
     running = asyncio.create_task(commits.run_deletions())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while any(owned.finished for owned in partitions):
             await asyncio.sleep(0.01)
     running.cancel()

@@ -54,7 +54,7 @@ async def test_user_and_password(etcd) -> None:
             ("UserGrantRole", text(1, "root") + text(2, "root")),
             ("AuthEnable", b""),
         ):
-            await asyncio.to_thread(channel.unary_unary(f"/etcdserverpb.Auth/{method}"), request, timeout=5)
+            await asyncio.to_thread(channel.unary_unary(f"/etcdserverpb.Auth/{method}"), request, timeout=30)
     client = Client([etcd.endpoint], rng=random.Random(1), credentials=Credentials(user="root", password="secret"))
     assert (await client.txn((), (Put(b"k", b"v"),))).outcome is Outcome.COMMITTED
     events: list[bytes] = []
@@ -65,7 +65,7 @@ async def test_user_and_password(etcd) -> None:
         on_events=lambda _revision, new: events.extend(event.kv.value for event in new),
         on_lost=lambda _reason: None,
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not events:
             await asyncio.sleep(0.01)
     # The token is forgotten by a restart; the client gets a new one by itself.
@@ -77,5 +77,5 @@ async def test_user_and_password(etcd) -> None:
     for credentials in (None, Credentials(user="root", password="wrong")):
         refused = Client([etcd.endpoint], rng=random.Random(1), credentials=credentials)
         with pytest.raises(EtcdAuthError):
-            await refused.range(Range(b"k"), timeout_s=2)
+            await refused.range(Range(b"k"), timeout_s=30)
         await refused.close()

@@ -56,7 +56,7 @@ def fuzz(seed: int, seconds: float, directory: Path, processes: int = 1) -> Repo
     try:
         replica = cluster.start(1).replicas[0]
         bystander = Watcher(cluster.addresses, app_id="bystander", namespace="bystander")
-        wait_until(lambda: bool(bystander.connected), timeout_s=10, what="the bystander's stream")
+        wait_until(lambda: bool(bystander.connected), timeout_s=30, what="the bystander's stream")
         client = Client(replica.address)
         client.schedule("tick", metadata=job_metadata("bystander", "bystander"), schedule="@every 1s")
         client.close()

@@ -49,12 +49,12 @@ class Files:
 
 def served_issuer(port: int) -> str:
     """Who has signed what the replica shows now."""
-    pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=5)
+    pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=30)
     return x509.load_pem_x509_certificate(pem.encode()).issuer.rfc4514_string()
 
 
 def reloads(replica: Replica, result: str) -> int:
-    with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=5) as answer:
+    with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return sum(
         int(float(line.split()[-1]))
@@ -89,7 +89,7 @@ class Caller:
             request = pb.GetJobRequest(name="x", metadata=job_metadata()).SerializeToString()
             while not self._stop.wait(0.01):
                 try:
-                    rpc(request, timeout=5)
+                    rpc(request, timeout=30)
                 except grpc.RpcError as error:
                     if error.code() is not grpc.StatusCode.NOT_FOUND:
                         self.errors.append(error.code())
@@ -114,7 +114,7 @@ class Caller:
         with self.channel() as channel:
             try:
                 channel.unary_unary(f"{SERVICE}/ListJobs")(
-                    pb.ListJobsRequest(metadata=job_metadata()).SerializeToString(), timeout=5
+                    pb.ListJobsRequest(metadata=job_metadata()).SerializeToString(), timeout=30
                 )
             except grpc.RpcError as error:
                 return error.code()
@@ -138,38 +138,38 @@ def test_rotation_under_load(etcd, tmp_path: Path) -> None:
         assert "test authority old" in served_issuer(replica.port)
         assert trusting.once() is not grpc.StatusCode.OK, "signed by somebody who is not trusted yet"
         departing = Caller(replica.port, old, both)
-        wait_until(lambda: departing.calls > 20 and not departing.errors, timeout_s=10, what="calls")
+        wait_until(lambda: departing.calls > 20 and not departing.errors, timeout_s=30, what="calls")
 
         # Both authorities count, and the replica shows its new certificate to new connections; nothing breaks.
         files.put(*second, both)
         wait_until(
-            lambda: "test authority new" in served_issuer(replica.port), timeout_s=15, what="the new certificate"
+            lambda: "test authority new" in served_issuer(replica.port), timeout_s=30, what="the new certificate"
         )
         wait_until(
-            lambda: trusting.once() is grpc.StatusCode.OK, timeout_s=10, what="the new authority's clients are in"
+            lambda: trusting.once() is grpc.StatusCode.OK, timeout_s=30, what="the new authority's clients are in"
         )
         trusting.errors.clear()
         assert departing.once() is grpc.StatusCode.OK
         done = departing.calls
-        wait_until(lambda: departing.calls > done + 50, timeout_s=10, what="more calls")
+        wait_until(lambda: departing.calls > done + 50, timeout_s=30, what="more calls")
         assert (departing.errors, departing.stream_end) == ([], None)
 
         # Garbage is refused, said so, and changes nothing.
         files.put(b"garbage", second[1], both)
-        wait_until(lambda: reloads(replica, "failed") == 1, timeout_s=15, what="the refusal is counted")
+        wait_until(lambda: reloads(replica, "failed") == 1, timeout_s=30, what="the refusal is counted")
         assert "certificate_refused" in replica.tail()
         assert departing.once() is grpc.StatusCode.OK
 
         # The old authority goes: its clients' new connections, calls and streams end; the others notice nothing.
-        wait_until(lambda: trusting.calls > 50, timeout_s=10, what="the new authority's client calls")
+        wait_until(lambda: trusting.calls > 50, timeout_s=30, what="the new authority's client calls")
         trusting.errors.clear()
         files.put(*second, new.ca_file.read_bytes())
         wait_until(
-            lambda: departing.once() is not grpc.StatusCode.OK, timeout_s=15, what="the old authority's clients are out"
+            lambda: departing.once() is not grpc.StatusCode.OK, timeout_s=30, what="the old authority's clients are out"
         )
         wait_until(
             lambda: grpc.StatusCode.UNAUTHENTICATED in departing.errors,
-            timeout_s=10,
+            timeout_s=30,
             what="their standing connections too",
         )
         wait_until(
@@ -194,9 +194,9 @@ def test_a_stream_ends_soon_after_its_certificate(etcd, tmp_path: Path) -> None:
     authority.leaf = lambda *_: leaf  # type: ignore[method-assign]
     caller = Caller(replica.port, authority, authority.ca_file.read_bytes())
     try:
-        wait_until(lambda: caller.calls > 5, timeout_s=10, what="calls")
+        wait_until(lambda: caller.calls > 5, timeout_s=30, what="calls")
         assert not caller.errors
-        wait_until(lambda: grpc.StatusCode.UNAUTHENTICATED in caller.errors, timeout_s=15, what="calls are refused")
+        wait_until(lambda: grpc.StatusCode.UNAUTHENTICATED in caller.errors, timeout_s=30, what="calls are refused")
         wait_until(lambda: caller.stream_end is grpc.StatusCode.UNAUTHENTICATED, timeout_s=40, what="the stream ends")
     finally:
         caller.close()

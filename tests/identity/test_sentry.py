@@ -73,7 +73,7 @@ def place(etcd, tmp_path: Path):
 
 
 def served(replica: Replica) -> x509.Certificate:
-    pem = ssl.get_server_certificate(("127.0.0.1", replica.port), timeout=5)
+    pem = ssl.get_server_certificate(("127.0.0.1", replica.port), timeout=30)
     return x509.load_pem_x509_certificate(pem.encode())
 
 
@@ -91,7 +91,7 @@ def test_servingcerted_and_renewal(place) -> None:
         "dapr-scheduler", "system", "localhost", SignCertificateRequest.JWKS,
     )  # fmt: skip
     wait_until(
-        lambda: served(replica).serial_number != first.serial_number, timeout_s=15, what="the renewed certificate"
+        lambda: served(replica).serial_number != first.serial_number, timeout_s=30, what="the renewed certificate"
     )
     second = served(replica)
     assert second.public_key() != first.public_key()
@@ -107,7 +107,7 @@ def test_sentry_comes_late(place) -> None:
     """Without a certificate the replica is alive and not ready, says why, and serves as soon as there is one."""
     authority, port, replica = place
     replica.start()
-    wait_until(lambda: "sentry_attempt_failed" in replica.tail(), timeout_s=20, what="it tries")
+    wait_until(lambda: "sentry_attempt_failed" in replica.tail(), timeout_s=30, what="it tries")
     assert not replica.healthy()
     sentry = Sentry(authority, port)
     replica.wait_healthy(timeout_s=30)
@@ -120,7 +120,7 @@ def test_a_false_sentry_gets_nothing(place) -> None:
     false = Sentry(authority, port, identity="spiffe://localhost/ns/system/somebody")
     replica.start()
     wait_until(
-        lambda: "not spiffe://localhost/ns/system/dapr-sentry" in replica.tail(), timeout_s=20, what="it says so"
+        lambda: "not spiffe://localhost/ns/system/dapr-sentry" in replica.tail(), timeout_s=30, what="it says so"
     )
     assert not replica.healthy()
     assert false.requests == []

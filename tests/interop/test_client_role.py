@@ -113,7 +113,7 @@ def server(
         tls.set_alpn_protocols(["h2"])
     stop = STRANGERS[name](port, files, directory)
     try:
-        wait_until(lambda: answers(port), timeout_s=20, what="the server answers")
+        wait_until(lambda: answers(port), timeout_s=30, what="the server answers")
         yield port, tls
     finally:
         stop()
@@ -146,7 +146,7 @@ class Answers:
         self.queue.put_nowait(error)
 
     async def next(self) -> int | RpcError | None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await self.queue.get()
 
 

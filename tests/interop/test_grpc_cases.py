@@ -67,7 +67,7 @@ def flags(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     service = Child(directory / "service.log")
     service.spawn(command)
     try:
-        wait_until(lambda: answers(port), timeout_s=20, what="the service answers")
+        wait_until(lambda: answers(port), timeout_s=30, what="the service answers")
         yield reach
         assert "Traceback" not in service.tail(), service.tail()
     finally:

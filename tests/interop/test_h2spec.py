@@ -35,7 +35,7 @@ def test_h2spec_passes_all_cases(tmp_path: Path) -> None:
     server = Child(tmp_path / "server.log")
     server.spawn([sys.executable, str(script), str(port)], {"PYTHONPATH": str(ROOT)})
     try:
-        wait_until(lambda: answers(port), timeout_s=20, what="the server answers")
+        wait_until(lambda: answers(port), timeout_s=30, what="the server answers")
         result = subprocess.run(
             [h2spec, "-p", str(port), "-o", "1"], capture_output=True, text=True, timeout=300, check=False
         )

@@ -86,7 +86,7 @@ def clients(
         """Three more triggers for each; a client that gets none fails its own test."""
         counts = {name: len(one.heard("trigger")) for name, one in made.items()}
         try:
-            wait_until(lambda: each_has_triggers(counts), timeout_s=20, what=what)
+            wait_until(lambda: each_has_triggers(counts), timeout_s=30, what=what)
         except AssertionError:
             for one in made.values():
                 one.said.append({"missed": what})

@@ -97,7 +97,7 @@ def test_every_panel_shows_something(cluster: Callable[..., Any], tmp_path: Path
                 client.schedule(f"job{number}", metadata=job_metadata("app", namespace), schedule="@every 1s")
         wait_until(
             lambda: prometheus.shows("min(count_over_time(scheduler_ready[1m])) >= 4"),
-            timeout_s=20,
+            timeout_s=30,
             what="there is a before, for rates",
         )
         # Partitions move: loads, claims and resyncs have something to show.
@@ -116,7 +116,7 @@ def test_every_panel_shows_something(cluster: Callable[..., Any], tmp_path: Path
                 prometheus.ask("api/v1/query", query=filled(annotation["expr"]))
         wait_until(
             lambda: prometheus.shows('ALERTS{alertname="SchedulerNoConsumers",app_namespace="nobody"}'),
-            timeout_s=10,
+            timeout_s=30,
             what="the alert about nobody's jobs is pending",
         )
         now_s = time.time()

@@ -51,11 +51,11 @@ def initial(**fields) -> pb.WatchJobsRequestInitial:
 def test_many_accepted_types_are_looked_at_in_no_time(watch: Watch) -> None:
     """The check for duplicates once compared each with each: a first message of a few hundred kilobytes stopped the replica for minutes."""
     kinds = [pb.JOB_TARGET_TYPE_JOB, *range(2, 200_000)]
-    started = time.perf_counter()
+    started = time.process_time()
     assert watch.targets(CALL, initial(accept_job_types=kinds)) == ["app||default||app"]
     with pytest.raises(RpcError, match="duplicate target type specified: 199999"):
         watch.targets(CALL, initial(accept_job_types=[*kinds, 199_999]))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 10
 
 
 def test_actor_types_and_limits_have_a_number_and_a_length(watch: Watch) -> None:

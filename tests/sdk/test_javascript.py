@@ -48,12 +48,12 @@ def test_its_server_takes_a_job_at_the_first_delivery(javascript: tuple[SdkApp, 
     app, metrics_port = javascript
 
     def counted(result: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         samples = [line for line in lines if line.startswith(f"dapr_component_job_{result}_count")]
         return sum(float(line.split()[-1]) for line in samples)
 
     app.schedule("taken", due_time="0s")
-    wait_until(lambda: app.gone("taken"), timeout_s=10, what="the job is done")
+    wait_until(lambda: app.gone("taken"), timeout_s=30, what="the job is done")
     expected = (1, 0) if app.sdk.protocol == "grpc" else (0, 1)
     assert (counted("success"), counted("failure")) == expected

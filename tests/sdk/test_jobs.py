@@ -44,15 +44,15 @@ def test_durations_come_back_as_text(app: SdkApp) -> None:
 def test_the_handler_receives_the_data_byte_for_byte(app: SdkApp, data: bytes) -> None:
     app.triggers.clear()
     app.schedule("takes", due_time=now(), data=data)
-    wait_until(lambda: app.of("takes"), timeout_s=10, what="the trigger")
-    wait_until(lambda: app.gone("takes"), timeout_s=10, what="the job is done")
+    wait_until(lambda: app.of("takes"), timeout_s=30, what="the trigger")
+    wait_until(lambda: app.gone("takes"), timeout_s=30, what="the job is done")
     assert app.of("takes") == [app.sdk.receives(data)]
 
 
 def test_the_backup_of_the_how_to_comes_as_often_as_it_says(app: SdkApp) -> None:
     app.triggers.clear()
     app.schedule("prod-db-backup", schedule="@every 1s", repeats=3, due_time=now(), data=b'{"db": "my-prod-db"}')
-    wait_until(lambda: app.gone("prod-db-backup"), timeout_s=20, what="the third trigger is the last")
+    wait_until(lambda: app.gone("prod-db-backup"), timeout_s=30, what="the third trigger is the last")
     assert app.triggers == [("prod-db-backup", b'{"db": "my-prod-db"}')] * 3
 
 
@@ -82,7 +82,7 @@ def test_a_failing_handler_is_called_as_often_as_the_failure_policy_says(app: Sd
         wanted |= {"fails-drop": 1, "fails-constant": 3}
         app.schedule("fails-drop", due_time=now(), policy={"drop": True})
         app.schedule("fails-constant", due_time=now(), policy={"interval_seconds": 1, "max_retries": 2})
-    wait_until(lambda: all(app.gone(name) for name in wanted), timeout_s=20, what="every failing job is given up")
+    wait_until(lambda: all(app.gone(name) for name in wanted), timeout_s=30, what="every failing job is given up")
     assert {name: len(app.of(name)) for name in wanted} == wanted
 
 

@@ -169,12 +169,12 @@ def test_a_sidecar_killed_with_triggers_in_flight(shared, app_id, tmp_path: Path
         def client_names():
             return {key.rpartition("|")[2] for key in shared.reader.range("/scheduler/jobs/") if app_id in key}
 
-        wait_until(lambda: len(client_names()) == 15, timeout_s=10, what="the quick ones are done")
+        wait_until(lambda: len(client_names()) == 15, timeout_s=30, what="the quick ones are done")
         second = Sidecar(tmp_path / "second", shared.addresses, *arguments).start()
         first.kill()
         app.wait(45)
         hang.set()
-        wait_until(lambda: not client_names(), timeout_s=10, what="all are done")
+        wait_until(lambda: not client_names(), timeout_s=30, what="all are done")
         times = Counter(app.names)
         assert {name: count for name, count in times.items() if name.startswith("quick")} == {
             f"quick{number}": 1 for number in range(15)

@@ -69,7 +69,7 @@ def test_every_recorded_call_has_the_same_answer(cluster, tmp_path: Path) -> Non
     try:
         wait_until(
             lambda: call(sidecar.http_port, {"method": "GET", "path": "/v1.0/healthz"})[0] == 204,
-            timeout_s=20,
+            timeout_s=30,
             what="health",
         )
         wrong = []

@@ -145,7 +145,7 @@ def test_log_lines_and_exemplars_name_the_trace(cluster: Callable, collector: Co
 
     def scrape(accept: str) -> str:
         request = Request(f"http://127.0.0.1:{replica.metrics_port}/", headers={"Accept": accept})
-        return urlopen(request, timeout=5).read().decode()
+        return urlopen(request, timeout=30).read().decode()
 
     found = {
         sample.name: sample.exemplar

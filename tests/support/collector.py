@@ -50,7 +50,7 @@ class Collector:
         def found() -> list[Span]:
             return [span for span in list(self.spans) if span.name == name and fits(span)]
 
-        wait_until(lambda: bool(found()), timeout_s=15, what=f"a span {name}")
+        wait_until(lambda: bool(found()), timeout_s=30, what=f"a span {name}")
         return found()[0]
 
     def close(self) -> None:

@@ -187,7 +187,7 @@ class Replica(Child):
         from urllib.request import urlopen
 
         try:
-            with urlopen(f"http://127.0.0.1:{self.health_port}/healthz", timeout=2) as answer:
+            with urlopen(f"http://127.0.0.1:{self.health_port}/healthz", timeout=30) as answer:
                 return answer.status == 200
         except (URLError, OSError):
             return False
@@ -226,7 +226,7 @@ class Sidecar(Child):
         running = self.process
         wait_until(
             lambda: (answers(self.http_port) and answers(self.grpc_port)) or running.poll() is not None,
-            timeout_s=20,
+            timeout_s=30,
             what="the sidecar's ports are open",
         )
         assert running.poll() is None, f"the sidecar ended; its log ends:\n{self.tail()}"

