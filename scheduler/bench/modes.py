@@ -193,10 +193,11 @@ class Bench:
         seen = {name: list[_Call]() for name in calls}
         settings = load.settings._replace(app_id=f"{load.settings.app_id}-storm")
         async with _in_process(settings, load, plan._replace(at_ns=at_ns), self._run) as storm:
-            for number, first_ns in enumerate(quiet.first_ns):
-                await load.schedule(
-                    f"{self._prefix}{number}", pb.Job(schedule="@every 1s", due_time=_rfc3339(first_ns))
-                )
+            jobs = (
+                (f"{self._prefix}{number}", pb.Job(schedule="@every 1s", due_time=_rfc3339(first_ns)))
+                for number, first_ns in enumerate(quiet.first_ns)
+            )
+            await load.create(jobs, lambda: None)
             await self._until(quiet.first_ns[0])
             async with asyncio.TaskGroup() as tasks:
                 paced = [

@@ -112,7 +112,7 @@ def bench(stranger: Stranger, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
-PLAN = ("-n", "60", "--seconds", "2", "--lead", "1", "--streams", "1")
+PLAN = ("-n", "60", "--seconds", "2", "--lead", "2", "--streams", "1")
 
 
 def test_all_modes_run_clean_up_and_compare_with_an_earlier_run(stranger: Stranger, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from scheduler.etcd.api import Operation, Outcome
 from scheduler.etcd.client import Client as Etcd
 from tests.perf.clients import Run, Target, Work, client_for
+from tests.perf.held import Watched, lines
 from tests.perf.records import idle_records
 from tests.perf.site import cpu_s, most_resident_bytes, resident_bytes, samples
 from tests.support.client import Client, Watcher, job_metadata
@@ -91,7 +92,13 @@ def with_probe(directory: Path, etcd: EtcdServer) -> int:
 
 
 def restarts(
-    rounds: int, count: int, payload_bytes: int, *, beside: Work | None = None, arguments: tuple[str, ...] = ()
+    rounds: int,
+    count: int,
+    payload_bytes: int,
+    *,
+    beside: Work | None = None,
+    arguments: tuple[str, ...] = (),
+    make: type[Replica] = Replica,
 ) -> Iterator[Run]:
     """Fill an etcd once, then start a replica on it, so many times; `beside`: what a client does to it then, and to one of a thousand jobs."""
     with tempfile.TemporaryDirectory() as name:
@@ -107,13 +114,15 @@ def restarts(
                 started(few, _FEW, {})
             for _ in range(rounds):
                 figures: dict[str, float] = {}
-                replica = started(Replica("many", directory, large.endpoint, *arguments), count, figures)
+                replica = started(make("many", directory, large.endpoint, *arguments), count, figures)
                 resident, found = resident_bytes(replica.pid), samples(replica.metrics_port)
                 kept_bytes = 0 if found["scheduler_payloads_resting"] else payload_bytes
                 figures[MEMORY] = (resident - base_bytes) / count - kept_bytes
                 figures[RESIDENT], figures[MOST] = resident / 2**20, most_resident_bytes(replica.pid) / 2**20
                 figures |= {key: found[key] for key in found if key.startswith(("scheduler_garbage", "scheduler_loop"))}
                 run = Run(figures, {}, f"restart with {count:,} jobs")
+                if isinstance(replica, Watched):
+                    print("\n".join(lines(replica.held())))
                 yield _compared(run, beside, (small, few), (large, replica)) if beside else run
                 replica.terminate()
         finally:
@@ -138,10 +147,12 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1_000_000, help="idle jobs")
     parser.add_argument("--payload-bytes", type=int, default=100)
     parser.add_argument("--payload-in-memory-bytes", help="the replica's setting")
+    parser.add_argument("--held", action="store_true", help="also what holds the loop; its clocks make loading slower")
     arguments = parser.parse_args()
     kept = arguments.payload_in_memory_bytes
     more = (f"--payload-in-memory-bytes={kept}",) if kept else ()
-    for run in restarts(1, arguments.n, arguments.payload_bytes, arguments=more):
+    make = Watched if arguments.held else Replica
+    for run in restarts(1, arguments.n, arguments.payload_bytes, arguments=more, make=make):
         print(json.dumps({name: round(value, 3) for name, value in run.figures.items()}, indent=2))
 
 

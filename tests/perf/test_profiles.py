@@ -1,8 +1,10 @@
 """`scripts/profile`: one path as it is run, and how the others are cut out of what the process does."""
 
+import re
+
 import pytest
 
-from tests.perf import profiles
+from tests.perf import fair, profiles
 from tests.perf.clients import Work
 from tests.support.processes import ROOT
 
@@ -13,6 +15,15 @@ def test_a_path_is_driven_and_its_functions_are_told() -> None:
     told = "\n".join(profiles.profile("create", Work("create", 300, concurrency=32)))
     assert told.startswith("create: ") and "us of etcd for each create" in told
     assert "store/codec.py" in told or "http2/connection.py" in told or "rpc/jobs.py" in told, told
+
+
+@pytest.mark.e2e
+@pytest.mark.etcd
+def test_what_holds_the_loop_is_told_beside_what_a_quiet_app_has_of_a_storm() -> None:
+    told = "\n".join(fair.measured("-n", "300", "--lead", "4"))
+    assert re.search(r"^while \d+ jobs are created:$", told, re.MULTILINE), told
+    assert len(re.findall(r"^turns +\d+\.\d ms ( +\d+){3} +\d+\.\d ms ( +\d+){3}$", told, re.MULTILINE)) == 2, told
+    assert re.search(r"^lateness( +\d+\.\d / +\d+\.\d){3}$", told, re.MULTILINE) and "faults: 0" in told, told
 
 
 def test_a_path_is_what_its_roots_lead_to_and_shared_functions_are_divided_by_their_callers() -> None:
