@@ -179,7 +179,7 @@ class Bench:
     async def _fair(self, result: Result) -> None:
         """A storm of another app, in a process of its own, and what our app has of it: the lateness of its triggers, the latency of its calls."""
         load, plan, clock = self._load, self._plan, self._load.clock
-        at_ns = await self._start_ns() + _QUIET_LEAD_S * _S
+        at_ns = await self._start_ns(beside=_QUIET_JOBS) + _QUIET_LEAD_S * _S
         quiet = self._due = Due(
             [at_ns - _QUIET_LEAD_S * _S + _S * number // _QUIET_JOBS for number in range(_QUIET_JOBS)], _S
         )
@@ -225,14 +225,14 @@ class Bench:
 
     # What they share
 
-    async def _start_ns(self) -> int:
+    async def _start_ns(self, beside: int = 0) -> int:
         """When the first job is to be due: all are created by then."""
         lead_s = self._plan.lead_s
         if lead_s is None:
             count, began = min(_TRIAL_JOBS, self._plan.jobs), time.perf_counter()
             trial = ((f"{self._run}-trial-{number}", pb.Job(due_time=_IDLE)) for number in range(count))
             await self._load.create(trial, lambda: None)
-            lead_s = _LEAD_S + 2 * self._plan.jobs / count * (time.perf_counter() - began)
+            lead_s = _LEAD_S + 2 * (self._plan.jobs + beside) / count * (time.perf_counter() - began)
         return (self._load.clock.wall_ns() // _S + 1 + int(lead_s)) * _S
 
     async def _until(self, at_ns: int) -> None:
