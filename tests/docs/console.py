@@ -5,7 +5,7 @@ A fence ```console is typed: `$ ` begins a command, other lines are what it prin
 stay: then what it has printed so far is compared. A fence with a file's name as its title is that file. Other fences (```bash) are for readers;
 test_pages.py checks their commands otherwise.
 
-Run by test_pages.py as `python -m tests.docs.console PAGE DIRECTORY` in a network namespace of its own, so that pages can use the usual ports.
+Run by reader.py as `python -m tests.docs.console PAGE DIRECTORY` in a network namespace of its own, so that pages can use the usual ports.
 """
 
 import fcntl
