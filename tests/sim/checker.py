@@ -335,7 +335,7 @@ class Checker:
             self._charge(by_stream, version, most)
             return
         # An owner that does not know yet that its claim was lost repeats what the new owner has fired: the disturbance is its own loss.
-        late = (version.partition, epoch) in self.ended
+        late = before.epoch > epoch
         whose, of = (host, epoch) if late else (before.host, before.epoch)
         ended_s, reason = self.ended.get((version.partition, of), (float("inf"), ""))
         charged = self.charged.get(by_stream, set())
