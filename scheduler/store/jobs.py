@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
 from scheduler.core.names import SEPARATOR, job_key, run_now_end, unescape
@@ -27,7 +27,7 @@ from scheduler.etcd.api import (
     TxnResult,
     nested_max,
 )
-from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError
+from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError, EtcdUnavailable
 from scheduler.store.codec import CorruptRecord, decode_record
 from scheduler.store.errors import JobExists, RecordTooLarge, StoreBusy, StoreError, StoreFull, StoreUnavailable
 from scheduler.store.keys import Keys, partition_of, range_end
@@ -46,6 +46,9 @@ UNKNOWN_CREATES_MAX = 10_000
 # Writes that wait for etcd: what comes faster than etcd takes it must not become our memory.
 QUEUE_MAX_BYTES = 128 << 20
 _LIST_PAGE = 64
+# A list that etcd has not given at once by then is large: it is read partition by partition, in small pages, each of which has its own time.
+_LIST_AT_ONCE_S = 2.0
+_LIST_PAGE_LARGE = 4
 # Jobs of a list that are parsed before other work of the loop gets its turn: a few milliseconds.
 LIST_SLICE = 512
 # What a write adds to its key and value, in a transaction and in memory.
@@ -269,29 +272,8 @@ class JobStore:
 
         A record that does not parse is left out and counted. Raises StoreUnavailable.
         """
-        found: list[tuple[bytes, bytes]] = []
-        revision = 0
-        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            for chunk in self._partition_chunks():
-                ranges = [self._partition_range(partition, prefix) for partition in chunk]
-                reads: list[Operation] = [
-                    Range(start, end, limit=_LIST_PAGE, revision=revision) for start, end in ranges
-                ]
-                result = await self._etcd.txn((), reads, timeout_s=_left(deadline))
-                if result.outcome is Outcome.UNKNOWN:
-                    raise StoreUnavailable("etcd did not answer in time")
-                revision = revision or result.revision
-                for (_, end), first in zip(ranges, result.responses, strict=True):
-                    page = first
-                    while isinstance(page, RangeResult):
-                        found.extend((kv.key, kv.value) for kv in page.kvs)
-                        if not page.more:
-                            break
-                        after = page.kvs[-1].key + b"\0"
-                        page = await self._etcd.range(
-                            Range(after, end, limit=_LIST_PAGE, revision=revision), timeout_s=_left(deadline)
-                        )
+            found = await self._read_prefix(prefix, asyncio.get_running_loop().time() + timeout_s)
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
         skip = len(self._keys.partition_jobs(0))
@@ -305,6 +287,33 @@ class JobStore:
                 await asyncio.sleep(0)
         jobs.sort(key=lambda job: job[0])
         return [(key.decode("utf-8", "surrogatepass"), record) for key, record in jobs]
+
+    async def _read_prefix(self, prefix: str, deadline: float) -> Sequence[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        revision, limit, page_s = 0, _LIST_PAGE, REQUEST_MAX_S
+        for chunk in self._partition_chunks():
+            ranges = [self._partition_range(partition, prefix) for partition in chunk]
+            pages: Sequence[Any] = [None] * len(ranges)
+            if limit == _LIST_PAGE:
+                reads: list[Operation] = [Range(start, end, limit=limit, revision=revision) for start, end in ranges]
+                try:
+                    result = await self._etcd.txn((), reads, timeout_s=min(_LIST_AT_ONCE_S, _left(deadline)))
+                except EtcdUnavailable:
+                    # (Together no longer than a call may wait for an etcd that says nothing.)
+                    limit, page_s = _LIST_PAGE_LARGE, REQUEST_MAX_S - _LIST_AT_ONCE_S
+                else:
+                    revision, pages = revision or result.revision, result.responses
+            for (start, end), first in zip(ranges, pages, strict=True):
+                page, after = first, start
+                while page is None or page.more:
+                    if page is not None:
+                        found.extend((kv.key, kv.value) for kv in page.kvs)
+                        after = page.kvs[-1].key + b"\0"
+                    request = Range(after, end, limit=limit, revision=revision)
+                    page = await self._etcd.range(request, timeout_s=min(page_s, _left(deadline)))
+                    revision = revision or page.revision
+                found.extend((kv.key, kv.value) for kv in page.kvs)
+        return found
 
     async def delete_prefix(self, prefix: str, *, timeout_s: float) -> int:
         """Delete all jobs whose storage key starts with `prefix` and return their number. Raises StoreUnavailable."""
