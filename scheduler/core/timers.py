@@ -10,6 +10,7 @@ Cancelling marks; marked entries fall out when they come up, or once they are ha
 """
 
 from collections import deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any, Protocol
@@ -91,10 +92,13 @@ class _Level:
 class TimerQueue:
     """Jobs by due time. A job is in the queue exactly while its `timer` is not None; the queue alone writes that field: the bucket it stands in."""
 
-    __slots__ = ("_advance_at", "_levels", "_live", "_payloads", "_ready", "_ready_ns", "_unsorted")
+    __slots__ = ("_advance_at", "_kept", "_levels", "_live", "_payloads", "_ready", "_ready_ns", "_unsorted")
 
-    def __init__(self, now_ns: int = 0, payloads: Payloads = _KEPT) -> None:
-        """Jobs of the time around `now_ns` go to their grains at once."""
+    def __init__(
+        self, now_ns: int = 0, payloads: Payloads = _KEPT, kept: Callable[[int], None] = lambda _count: None
+    ) -> None:
+        """Jobs of the time around `now_ns` go to their grains at once. `kept` hears how many jobs stand in new lists: a collector walks those, job by job."""
+        self._kept = kept
         self._payloads = payloads
         self._levels = tuple(_Level(bits) for bits in _LEVEL_BITS)
         # The grain at which some horizon must move on.
@@ -196,6 +200,7 @@ class TimerQueue:
             taken = bucket[: -left - 1 : -1]
             del bucket[-left:]
             left -= len(taken)
+            self._kept(len(taken))
             for job in taken:
                 if job.timer is not bucket:
                     bucket.gone -= 1
@@ -242,4 +247,5 @@ class TimerQueue:
                 self.push(job)
             else:
                 bucket.gone -= 1
+        self._kept(count)
         return count

@@ -76,7 +76,7 @@ class Engine:
         self._hand_over_wait_s = hand_over_wait_s
         self._kept = kept
         self._payloads = payloads
-        self.timers = TimerQueue(clock.wall_ns(), payloads)
+        self.timers = TimerQueue(clock.wall_ns(), payloads, kept)
         self.partitions: dict[int, OwnedPartition] = {}
         self.hub = hub(self.settle, self.may_fire)
         self.commits = Commits(

@@ -97,6 +97,18 @@ def test_a_storm_of_one_target_does_not_keep_others_of_its_instant_waiting() -> 
     assert max(before) <= 8 * 512
 
 
+def test_whoever_looks_after_memory_hears_of_jobs_in_new_lists() -> None:
+    """A collector that came upon all lists of a storm at once would walk them, job by job, in one piece."""
+    for due_ns in (START_NS, START_NS + HOUR_NS):  # sorted by target; spread from a coarse bucket
+        moved: list[int] = []
+        queue = TimerQueue(START_NS, kept=moved.append)
+        for _ in range(50_000):
+            queue.push(job_at(due_ns))
+        assert moved == []
+        assert len(drain(queue, due_ns)) == 50_000
+        assert sum(moved) >= 50_000 and max(moved) <= 16_384
+
+
 def test_a_storm_of_many_instants_does_not_keep_others_waiting() -> None:
     queue = TimerQueue(START_NS)
     for index in range(50_000):
