@@ -3,6 +3,7 @@
 `pytest -s tests/http2/test_cost.py` prints the figures. A bound may be lowered; who raises one says why in its line.
 """
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -47,11 +48,13 @@ def counted(work: Callable[[], None]) -> tuple[int, int]:
     def profile(_frame: object, event: str, _argument: object) -> None:
         seen[event] += 1
 
+    gc.disable()  # what a collection finds are other tests' objects, and their finalizers would count
     sys.setprofile(profile)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return seen["call"] - 1, seen["c_call"] - 1
 
 

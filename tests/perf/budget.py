@@ -87,11 +87,13 @@ class Costs:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
+        gc.disable()  # what a collection finds are other tests' objects
         sys.setprofile(self._profile)
         try:
             yield
         finally:
             sys.setprofile(None)
+            gc.enable()
 
     def per(self, name: str, count: int) -> dict[str, float]:
         return {

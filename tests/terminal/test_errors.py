@@ -72,7 +72,7 @@ def test_etcd_is_down(tmp_path) -> None:
     """A replica waits for it, says so once, and serves as soon as it is there."""
     etcd = EtcdServer(tmp_path / "etcd")
     more = ["--port=0", "--healthz-port=0", "--metrics-port=0", f"--etcd-data-dir={tmp_path}", "--log-level=info"]
-    with Terminal("serve", *more, f"--etcd-client-endpoints={etcd.endpoint}", columns=200) as terminal:
+    with Terminal("serve", *more, f"--etcd-client-endpoints={etcd.endpoint}", columns=600) as terminal:
         terminal.wait_for("etcd_not_there")
         text = " ".join(terminal.text.split())
         assert f"cannot connect to 127.0.0.1:{etcd.port}" in text and "--etcd-client-endpoints says where" in text
@@ -109,7 +109,7 @@ def test_a_bad_schedule_a_wrong_port_and_no_permission(cluster, tmp_path) -> Non
 
 def test_ctrl_c_while_waiting_is_no_error_of_ours() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        with Terminal("cluster", "members", f"--address=127.0.0.1:{silent.getsockname()[1]}") as terminal:
+        with Terminal("cluster", "members", f"--address=127.0.0.1:{silent.getsockname()[1]}", columns=300) as terminal:
             connection, _ = silent.accept()
             wait_until(lambda: connection.recv(1) != b"", timeout_s=30, what="it asks")
             terminal.press("\x03")
