@@ -174,6 +174,33 @@ def test_a_job_whose_payload_etcd_does_not_give_is_held_until_it_does(monkeypatc
     on_bench(story)
 
 
+def test_a_payload_that_comes_while_its_partition_is_suspended_waits_for_the_reading(monkeypatch) -> None:
+    read, trigger = PartitionReader.read, PartitionReader.trigger
+
+    async def refuse(*_: object) -> None:
+        raise EtcdUnavailable("no answer")
+
+    monkeypatch.setattr(PartitionReader, "trigger", refuse)
+
+    async def story(bench: Bench) -> None:
+        bench.schedule("large")
+        await asyncio.sleep(_DUE_S + 5)
+        (job,) = bench.jobs()
+        monkeypatch.setattr(PartitionReader, "read", refuse)
+        job.partition.unwatch()
+        bench.replica.engine._watch_lost(job.partition, "test")
+        await asyncio.sleep(3)
+        assert job.partition.suspended and job.trigger is None
+        monkeypatch.setattr(PartitionReader, "trigger", trigger)
+        await asyncio.sleep(5)
+        assert job.trigger is not None and bench.received() == []
+        monkeypatch.setattr(PartitionReader, "read", read)
+        await asyncio.sleep(2)
+        assert bench.received() == [("large", _LARGE)]
+
+    on_bench(story)
+
+
 def test_a_trigger_is_read_of_the_generation_that_was_asked_for_and_no_other() -> None:
     async def story(bench: Bench) -> None:
         bench.schedule("large")
