@@ -16,18 +16,27 @@ from scheduler.etcd.binary import find_etcd
 from tests.chart.conftest import deploy_tools
 from tests.support.client import hosts_of
 from tests.support.containers import RESTRICTED, container_image, environment, local_image, podman
-from tests.support.processes import ROOT, answers, wait_until
+from tests.support.processes import ROOT, answers, free_port, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 FILE = ROOT / "deploy" / "compose.yaml"
 SERVICES = yaml.safe_load(FILE.read_text())["services"]
 PROJECT = "scheduler-test"
+# Its own may be somebody's for a moment: they are of those that kernels give to outgoing connections.
+PORTS = {
+    name: str(free_port()) for name in ("SCHEDULER_0_PORT", "SCHEDULER_1_PORT", "SCHEDULER_2_PORT", "PROMETHEUS_PORT")
+}
+
+
+PROMETHEUS = f"http://127.0.0.1:{PORTS['PROMETHEUS_PORT']}"
 
 
 def compose(*arguments: str) -> None:
     command = [deploy_tools() / "venv/bin/podman-compose", "-p", PROJECT, "-f", FILE, *arguments]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(
+        command, env={**environment(), **PORTS}, capture_output=True, text=True, check=False, timeout=120
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -62,13 +71,13 @@ def up() -> Iterator[None]:
 
 def query(expression: str) -> dict[str, str]:
     """Value by instance, from the composition's Prometheus."""
-    with urllib.request.urlopen(f"http://127.0.0.1:9099/api/v1/query?query={expression}", timeout=5) as answer:
+    with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?query={expression}", timeout=5) as answer:
         result = json.load(answer)["data"]["result"]
     return {one["metric"]["instance"]: one["value"][1] for one in result}
 
 
 def test_it_comes_up_fires_is_scraped_and_goes(up: None) -> None:
-    ports = (50006, 50007, 50008)
+    ports = [int(PORTS[f"SCHEDULER_{index}_PORT"]) for index in range(3)]
     wait_until(lambda: all(answers(port) for port in ports), timeout_s=30, what="three replicas answer")
     names = {"scheduler-0:50006", "scheduler-1:50006", "scheduler-2:50006"}
     wait_until(
@@ -82,9 +91,20 @@ def test_it_comes_up_fires_is_scraped_and_goes(up: None) -> None:
     wait_until(
         lambda: query("up") == dict.fromkeys(targets, "1"), timeout_s=40, what="Prometheus has scraped all of them"
     )
-    with urllib.request.urlopen("http://127.0.0.1:9099/api/v1/rules", timeout=5) as answer:
+    with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/rules", timeout=5) as answer:
         assert len(json.load(answer)["data"]["groups"]) > 1
     started = time.monotonic()
     compose("down", "--volumes")
     print(f"down took {time.monotonic() - started:.1f} s")
     assert left() == []
+
+
+def test_its_ports_are_those_that_its_head_names() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {
+        "scheduler-0": ["127.0.0.1:${SCHEDULER_0_PORT:-50006}:50006"],
+        "scheduler-1": ["127.0.0.1:${SCHEDULER_1_PORT:-50007}:50006"],
+        "scheduler-2": ["127.0.0.1:${SCHEDULER_2_PORT:-50008}:50006"],
+        "prometheus": ["127.0.0.1:${PROMETHEUS_PORT:-9099}:9090"],
+        "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
+    }
