@@ -105,6 +105,12 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
+async def _without_file(work: Coroutine[Any, Any, int]) -> int:
+    """The work, which SIGHUP does not end: whoever sends it wants a reload, here of nothing."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _log.info, "no_file_of_settings_to_reload")
+    return await work
+
+
 def following(
     ctx: click.Context,
     settings: Settings,
@@ -117,7 +123,7 @@ def following(
     """The work, while the command's file of settings is followed where there is one. `fixed` goes before it beside flags and environment."""
     path = ctx.params[config_file.PARAMETER]
     if path is None:
-        return work
+        return _without_file(work)
     source = click.core.ParameterSource
     given = {source.COMMANDLINE, source.ENVIRONMENT}
     named = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) in given}

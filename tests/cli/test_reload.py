@@ -93,6 +93,16 @@ def test_a_mounted_file_is_exchanged_by_a_link_and_a_flag_goes_before_it(
     assert "stopped" in replica.log.read_text()
 
 
+def test_without_a_file_there_is_nothing_to_reload_and_no_end(etcd: EtcdServer, tmp_path: Path) -> None:
+    replica = Replica("a", tmp_path / "a", etcd.endpoint).start().wait_healthy()
+    try:
+        replica.process.send_signal(signal.SIGHUP)
+        wait_for(replica, "no_file_of_settings_to_reload")
+        assert replica.healthy()
+    finally:
+        assert replica.terminate() == 0
+
+
 def test_a_sidecar_too(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("app-id: x\nlog-level: error\n")
