@@ -1,4 +1,4 @@
-"""Lists that etcd cannot give at once, on a real etcd."""
+"""Lists that etcd cannot give at once and bulk deletes that would hold it up, on a real etcd."""
 
 import asyncio
 import random
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
+from scheduler.etcd.api import Delete, DeleteResult
 from scheduler.etcd.client import Client
 from scheduler.etcd.errors import EtcdUnavailable
+from scheduler.store import jobs
 from scheduler.store.errors import StoreUnavailable
 from scheduler.store.jobs import JobStore
 from scheduler.store.keys import Keys
@@ -69,3 +71,39 @@ async def test_an_etcd_that_says_nothing_is_given_up_in_time(store: JobStore, cl
         await store.list("app||ns||", timeout_s=30)
     assert len(asked) == 1
     assert asked[0] + 2 <= 5
+
+
+@pytest.fixture
+def deletions(client: Client, monkeypatch) -> list[int]:
+    """How many jobs each transaction that deletes has taken away."""
+    seen: list[int] = []
+    txn = client.txn
+
+    async def counted(compares: Any, success: Any, *, timeout_s: float) -> Any:
+        result = await txn(compares, success, timeout_s=timeout_s)
+        if any(isinstance(operation, Delete) for operation in success):
+            seen.append(sum(answer.deleted for answer in result.responses if isinstance(answer, DeleteResult)))
+        return result
+
+    monkeypatch.setattr(client, "txn", counted)
+    return seen
+
+
+async def test_a_bulk_delete_of_few_is_one_transaction_for_those_partitions_that_fit(
+    store: JobStore, deletions: list[int]
+) -> None:
+    assert await store.delete_prefix("app||ns||a||0", timeout_s=30) == 10
+    assert len(deletions) == 2
+    assert await store.delete_prefix("app||ns||a||0", timeout_s=30) == 0
+    assert [key for key, _ in await store.list("app||ns||", timeout_s=30)] == _KEYS[10:]
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 20, 30])
+async def test_a_bulk_delete_of_many_gives_others_their_turn(
+    store: JobStore, deletions: list[int], monkeypatch, at_once: int
+) -> None:
+    monkeypatch.setattr(jobs, "_DELETE_MAX", at_once)
+    assert await store.delete_prefix("app||ns||a||", timeout_s=30) == 100
+    assert sum(deletions) == 100
+    assert max(deletions) <= at_once
+    assert await store.list("app||ns||", timeout_s=30) == []
