@@ -173,6 +173,10 @@ def test_deleting_a_job_withdraws_its_occurrence_and_no_other_jobs(cluster) -> N
     client.delete("job")
     assert len(one.reader.range("/scheduler/jobs/")) == 6
     assert sorted(job.name for job in client.list()) == names[1:]
+    # What is deleted may fire until its owner hears of it (promise G8).
+    wait_until(
+        lambda: operator.call("GetStatus").load.jobs == 6, timeout_s=30, what="the owner knows that they are gone"
+    )
     watcher = Watcher(one.addresses)
     wait_until(lambda: len(watcher.hits) == 3, timeout_s=30, what="the others' occurrences")
     assert sorted(hit.name for hit in watcher.hits) == names[1:]
