@@ -249,6 +249,8 @@ def test_deleting_a_job_in_flight_and_one_that_waits(still: Deployment) -> None:
     still.wait(lambda: watcher.hits, "a trigger")
     still.client.delete("flies", still.job())
     still.client.delete("waits", still.job("later"))
+    # By then their owner has heard of it (G8).
+    still.sentinels(10)
     watcher.hits[0].answer()
     still.sentinels(10)
     later = still.watch("later")
