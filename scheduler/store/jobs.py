@@ -1,4 +1,4 @@
-"""The store of jobs as the API uses it: writes in groups, linearizable reads, lists and bulk deletes over all partitions.
+"""The store of jobs as the API uses it: writes in groups, linearizable reads; lists and bulk deletes by `prefixes`.
 
 Concurrent writes share one etcd transaction, each as an operation with its own condition and its own answer. While one transaction is on its way the next group
 gathers, so the group grows with the load. A transaction whose answer was lost is read back by each write's own generation; what stays unknown is said to be so.
@@ -7,17 +7,16 @@ gathers, so the group grows with the load. A transaction whose answer was lost i
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
-from scheduler.core.names import SEPARATOR, job_key, run_now_end, unescape
+from scheduler.core.names import job_key, run_now_end
 from scheduler.etcd.api import (
     Compare,
     CompareTarget,
     Delete,
-    DeleteResult,
     Etcd,
     Operation,
     Outcome,
@@ -28,10 +27,11 @@ from scheduler.etcd.api import (
     TxnResult,
     nested_max,
 )
-from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError, EtcdUnavailable
+from scheduler.etcd.errors import EtcdError, EtcdNoSpace, EtcdRequestError
 from scheduler.store.codec import CorruptRecord, decode_record
 from scheduler.store.errors import JobExists, RecordTooLarge, StoreBusy, StoreError, StoreFull, StoreUnavailable
-from scheduler.store.keys import Keys, partition_of, range_end
+from scheduler.store.keys import Keys, partition_of
+from scheduler.store.prefixes import REQUEST_MAX_S, Prefixes
 
 Done = Callable[[StoreError | None], None]
 WRITE_TIMEOUT_S = 4.0
@@ -41,19 +41,11 @@ READ_BACK_TIMEOUT_S = 1.0
 QUEUED_MAX_S = 4.5
 SENT_MAX_S = 5.0
 ANSWER_MAX_S = 5.5
-# No single request of a read or a bulk delete takes longer.
-REQUEST_MAX_S = 5.0
 UNKNOWN_CREATES_MAX = 10_000
 # Writes that wait for etcd: what comes faster than etcd takes it must not become our memory.
 QUEUE_MAX_BYTES = 128 << 20
-_LIST_PAGE = 64
-# A list that etcd has not given at once by then is large: it is read partition by partition, in small pages, each of which has its own time.
-_LIST_AT_ONCE_S = 2.0
-_LIST_PAGE_LARGE = 4
 # Jobs of a list that are parsed before other work of the loop gets its turn: a few milliseconds.
 LIST_SLICE = 512
-# Jobs that one transaction of a bulk delete takes away: etcd does nothing else meanwhile, some 40 ms.
-_DELETE_MAX = 4096
 # What a write adds to its key and value, in a transaction and in memory.
 _WRITE_BYTES = 64
 
@@ -88,6 +80,7 @@ class JobStore:
         self._partition_count = partition_count
         self._rng = rng
         self._max_txn_ops = max_txn_ops
+        self._prefixes = Prefixes(etcd, keys, partition_count=partition_count, max_txn_ops=max_txn_ops)
         # One operation less: `_commit` adds one.
         self._group_max = max(1, nested_max(max_txn_ops) - 1)
         # Room for what the transaction adds to its records.
@@ -276,7 +269,7 @@ class JobStore:
         A record that does not parse is left out and counted. Raises StoreUnavailable.
         """
         try:
-            found = await self._read_prefix(prefix, asyncio.get_running_loop().time() + timeout_s)
+            found = await self._prefixes.read(prefix, timeout_s=timeout_s)
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
         skip = len(self._keys.partition_jobs(0))
@@ -291,123 +284,26 @@ class JobStore:
         jobs.sort(key=lambda job: job[0])
         return [(key.decode("utf-8", "surrogatepass"), record) for key, record in jobs]
 
-    async def _read_prefix(self, prefix: str, deadline: float) -> Sequence[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
-        revision, limit, page_s = 0, _LIST_PAGE, REQUEST_MAX_S
-        for chunk in self._partition_chunks():
-            ranges = [self._partition_range(partition, prefix) for partition in chunk]
-            pages: Sequence[Any] = [None] * len(ranges)
-            if limit == _LIST_PAGE:
-                reads: list[Operation] = [Range(start, end, limit=limit, revision=revision) for start, end in ranges]
-                try:
-                    result = await self._etcd.txn((), reads, timeout_s=min(_LIST_AT_ONCE_S, _left(deadline)))
-                except EtcdUnavailable:
-                    # (Together no longer than a call may wait for an etcd that says nothing.)
-                    limit, page_s = _LIST_PAGE_LARGE, REQUEST_MAX_S - _LIST_AT_ONCE_S
-                else:
-                    revision, pages = revision or result.revision, result.responses
-            for (start, end), first in zip(ranges, pages, strict=True):
-                page, after = first, start
-                while page is None or page.more:
-                    if page is not None:
-                        found.extend((kv.key, kv.value) for kv in page.kvs)
-                        after = page.kvs[-1].key + b"\0"
-                    request = Range(after, end, limit=limit, revision=revision)
-                    page = await self._etcd.range(request, timeout_s=min(page_s, _left(deadline)))
-                    revision = revision or page.revision
-                found.extend((kv.key, kv.value) for kv in page.kvs)
-        return found
-
     async def delete_prefix(self, prefix: str, *, timeout_s: float) -> int:
         """Delete all jobs whose storage key starts with `prefix` and return their number. Raises StoreUnavailable.
 
-        Up to `_DELETE_MAX` jobs go in one transaction for each `max_txn_ops` partitions; more go in several, so that other calls get their turn between them.
-        An error leaves those that have gone deleted; repeating it is safe.
+        Many jobs go in several transactions: an error leaves those that have gone deleted, and repeating it is safe.
         """
-        deleted = 0
-        deadline = _now_s() + timeout_s
         try:
-            for chunk in self._partition_chunks():
-                group: list[Operation] = []
-                jobs = 0
-                async for delete, count in self._deletes(chunk, prefix, deadline):
-                    if group and jobs + count > _DELETE_MAX:
-                        deleted += await self._delete(group, deadline)
-                        group, jobs = [], 0
-                    group.append(delete)
-                    jobs += count
-                deleted += await self._delete(group, deadline)
+            return await self._prefixes.delete(prefix, timeout_s=timeout_s)
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
-        return deleted
-
-    async def _deletes(self, chunk: range, prefix: str, deadline: float) -> AsyncIterator[tuple[Delete, int]]:
-        """What deletes a prefix from a chunk of partitions, each with how many jobs it takes away: at most `_DELETE_MAX`."""
-        ranges = [self._partition_range(partition, prefix) for partition in chunk]
-        reads: list[Operation] = [Range(start, end, count_only=True) for start, end in ranges]
-        counts: Sequence[Any] = (await self._etcd.txn((), reads, timeout_s=_left(deadline))).responses
-        for (start, end), counted in zip(ranges, counts, strict=True):
-            begin, count = start, counted.total
-            while count > _DELETE_MAX:
-                first = Range(begin, end, limit=_DELETE_MAX, keys_only=True)
-                page = await self._etcd.range(first, timeout_s=_left(deadline))
-                if not page.more:
-                    break
-                after = page.kvs[-1].key + b"\0"
-                yield Delete(begin, after), _DELETE_MAX
-                begin, count = after, page.total - _DELETE_MAX
-            yield Delete(begin, end), count
-
-    async def _delete(self, deletes: Sequence[Operation], deadline: float) -> int:
-        result = await self._etcd.txn((), deletes, timeout_s=_left(deadline))
-        if result.outcome is Outcome.UNKNOWN:
-            raise StoreUnavailable("etcd's answer was lost: the jobs may or may not be deleted; repeating it is safe")
-        return sum(response.deleted for response in result.responses if isinstance(response, DeleteResult))
 
     async def namespaces(self, *, timeout_s: float) -> set[str]:
-        """All namespaces that have jobs, found by leaping from one to the next. Raises StoreUnavailable."""
-        found: set[str] = set()
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        """All namespaces that have jobs. Raises StoreUnavailable."""
         try:
-            for chunk in self._partition_chunks():
-                places = {partition: self._partition_range(partition, "") for partition in chunk}
-                while places:
-                    reads: list[Operation] = [Range(start, end, limit=1) for start, end in places.values()]
-                    result = await self._etcd.txn((), reads, timeout_s=_left(deadline))
-                    if result.outcome is Outcome.UNKNOWN:
-                        raise StoreUnavailable("etcd did not answer in time")
-                    for partition, page in zip(list(places), result.responses, strict=True):
-                        if not isinstance(page, RangeResult) or not page.kvs:
-                            del places[partition]
-                            continue
-                        key = (
-                            page.kvs[0]
-                            .key[len(self._keys.partition_jobs(partition)) :]
-                            .decode("utf-8", "surrogatepass")
-                        )
-                        kind, namespace = key.split(SEPARATOR, 2)[:2]
-                        found.add(unescape(namespace))
-                        leap = range_end(self._keys.job(partition, f"{kind}{SEPARATOR}{namespace}{SEPARATOR}"))
-                        places[partition] = (leap, places[partition][1])
+            return await self._prefixes.namespaces(timeout_s=timeout_s)
         except EtcdError as error:
             raise StoreUnavailable(f"etcd is not available: {error}") from error
-        return found
-
-    def _partition_chunks(self) -> Sequence[range]:
-        count, step = self._partition_count, self._max_txn_ops
-        return [range(start, min(start + step, count)) for start in range(0, count, step)]
-
-    def _partition_range(self, partition: int, prefix: str) -> tuple[bytes, bytes]:
-        start = self._keys.job(partition, prefix)
-        return start, range_end(start)
 
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _left(deadline: float) -> float:
-    return max(0.001, min(REQUEST_MAX_S, deadline - _now_s()))
 
 
 def _answer(writes: Sequence[_Write], error: StoreError | None) -> None:

@@ -11,7 +11,7 @@ from scheduler._pb.scheduler_storage.v1.storage_pb2 import JobRecord
 from scheduler.etcd.api import Delete, DeleteResult
 from scheduler.etcd.client import Client
 from scheduler.etcd.errors import EtcdUnavailable
-from scheduler.store import jobs
+from scheduler.store import prefixes
 from scheduler.store.errors import StoreUnavailable
 from scheduler.store.jobs import JobStore
 from scheduler.store.keys import Keys
@@ -102,7 +102,7 @@ async def test_a_bulk_delete_of_few_is_one_transaction_for_those_partitions_that
 async def test_a_bulk_delete_of_many_gives_others_their_turn(
     store: JobStore, deletions: list[int], monkeypatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(jobs, "_DELETE_MAX", at_once)
+    monkeypatch.setattr(prefixes, "_DELETE_MAX", at_once)
     assert await store.delete_prefix("app||ns||a||", timeout_s=30) == 100
     assert sum(deletions) == 100
     assert max(deletions) <= at_once
